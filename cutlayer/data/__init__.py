@@ -1,0 +1,25 @@
+"""Data: sources, partitions among clients, batches, augmentation.  ``load`` reads, ``partition`` shares out."""
+
+from cutlayer.data.augment import Augment
+from cutlayer.data.batches import batches
+from cutlayer.data.partition import SCHEMES, Share, client_splits, counts, partition
+from cutlayer.data.samples import Dataset, ImageSamples, Samples, Subset, TensorSamples, check
+from cutlayer.data.sources import SOURCES, load
+
+__all__ = [
+    "SCHEMES",
+    "SOURCES",
+    "Augment",
+    "Dataset",
+    "ImageSamples",
+    "Samples",
+    "Share",
+    "Subset",
+    "TensorSamples",
+    "batches",
+    "check",
+    "client_splits",
+    "counts",
+    "load",
+    "partition",
+]

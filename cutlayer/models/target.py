@@ -1,0 +1,56 @@
+"""User code by name: "package.module:function"."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+from cutlayer.errors import ConfigError
+
+
+def load_target(target: str, what: str) -> Callable[..., Any]:
+    """Return what "package.module:function" names; ``what`` is the key it came from, for the message.
+
+    The current directory is searched last, so that a file beside the experiment is found.  Raises ConfigError.
+    """
+    module_name, _, attribute = target.partition(":")
+    if not module_name or not attribute:
+        raise ConfigError(f"{what} must be a known name or package.module:function, and {target!r} came")
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        found: Any = import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{what} {target!r} needs the module {error.name!r}, and it cannot be imported: start in the folder that "
+            "holds it, or install it"
+        ) from error
+    for name in attribute.split("."):
+        if not hasattr(found, name):
+            raise ConfigError(f"{what} {target!r} is not there: {module_name} has no {attribute!r}")
+        found = getattr(found, name)
+    if not callable(found):
+        raise ConfigError(f"{what} {target!r} must be a function or class, and it is a {type(found).__name__}")
+    function: Callable[..., Any] = found
+    return function
+
+
+def call_accepted(
+    function: Callable[..., Any], what: str, offered: Mapping[str, Any], options: Mapping[str, Any]
+) -> Any:
+    """Call ``function`` with those of ``offered`` that it accepts, and with all ``options``, which it must accept."""
+    parameters = inspect.signature(function).parameters
+    everything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    names = [n for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    for option in options:
+        if not everything and option not in names:
+            raise ConfigError(f"{what} has no option {option!r}; it has: {', '.join(names) or 'none'}")
+    arguments = {n: v for n, v in offered.items() if everything or n in names} | dict(options)
+    for name, parameter in parameters.items():
+        if name in names and parameter.default is parameter.empty and name not in arguments:
+            raise ConfigError(f"{what} needs the option {name!r}, and it is not given")
+    return function(**arguments)
