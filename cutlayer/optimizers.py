@@ -1,0 +1,68 @@
+"""Optimizers and learning-rate schedules from ``torch.optim``, by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cutlayer.errors import ConfigError
+
+Schedule = torch.optim.lr_scheduler.LRScheduler
+
+
+def optimizer(spec: Mapping[str, Any], parameters: list[Tensor]) -> torch.optim.Optimizer:
+    """Return the ``torch.optim`` optimizer that ``spec`` (``name`` and its arguments) describes, over ``parameters``."""
+    options = {k: v for k, v in spec.items() if k not in ("name", "schedule")}
+    kind = _class(torch.optim, str(spec["name"]), torch.optim.Optimizer, "optimizer")
+    return kind(parameters or [torch.zeros(1, requires_grad=True)], **_accepted(kind, options, "optimizer"))  # type: ignore[no-any-return]
+
+
+def schedule(spec: Mapping[str, Any], steps: torch.optim.Optimizer) -> Schedule | None:
+    """Return the schedule in ``spec["schedule"]`` over optimizer ``steps``, counted in rounds; None if there is none."""
+    wanted = spec.get("schedule")
+    if not wanted:
+        return None
+    wanted = {"name": wanted} if isinstance(wanted, str) else dict(wanted)
+    kind = _class(torch.optim.lr_scheduler, str(wanted.pop("name", None)), Schedule, "schedule")
+    return kind(steps, **_accepted(kind, wanted, "schedule"))  # type: ignore[no-any-return]
+
+
+def check(spec: Mapping[str, Any]) -> None:
+    """Raise ConfigError if ``spec`` does not describe an optimizer (and a schedule)."""
+    schedule(spec, optimizer(spec, [torch.zeros(1, requires_grad=True)]))
+
+
+def _class(module: Any, name: str, base: type, what: str) -> Any:
+    known = sorted(n for n in dir(module) if _usable(getattr(module, n), base))
+    match = {n.lower(): n for n in known}.get(name.lower())
+    if match is None:
+        raise ConfigError(f"{what} must be a class of {module.__name__} ({', '.join(known)}), got {name!r}")
+    return getattr(module, match)
+
+
+def _usable(found: object, base: type) -> bool:
+    # LBFGS wants a closure that runs the model again, SparseAdam sparse gradients: neither is there after the cut.
+    return (
+        inspect.isclass(found)
+        and issubclass(found, base)
+        and found is not base
+        and not found.__name__.startswith("_")
+        and found.__name__ not in ("LBFGS", "SparseAdam", "Muon", "ReduceLROnPlateau", "LRScheduler")
+    )
+
+
+def _accepted(kind: type, options: Mapping[str, Any], what: str) -> dict[str, Any]:
+    names = [n for n in inspect.signature(kind).parameters if n not in ("self", "params", "optimizer")]
+    for key in options:
+        if key not in names:
+            raise ConfigError(f"{what} {kind.__name__} has no argument {key!r}; it has: {', '.join(names)}")
+    try:
+        dummy = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        kind(dummy if what == "schedule" else [torch.zeros(1, requires_grad=True)], **options)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise ConfigError(f"{what} {kind.__name__} refuses its arguments: {error}") from None
+    return dict(options)

@@ -1,0 +1,84 @@
+"""The federated server: collects the client parts of a round and makes one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cutlayer.errors import TrainingError, WireError
+from cutlayer.roles.aggregators import FedAvg, aggregator
+
+
+class FederatedServer:
+    """Averages each averaged part.  ``parts`` are the first weights, by part and original name."""
+
+    def __init__(self, parts: Mapping[str, Mapping[str, Tensor]], rule: Mapping[str, Any]) -> None:
+        self.parts = {name: {k: t.detach().clone() for k, t in tensors.items()} for name, tensors in parts.items()}
+        self._rules: dict[str, FedAvg] = {name: aggregator(rule) for name in parts}
+        self._arrived: dict[int, tuple[int, dict[str, Mapping[str, Tensor]]]] = {}
+        self._round = 0
+
+    def open(self, round_number: int) -> None:
+        """Begin round ``round_number``: whatever came for an earlier one is refused from here on."""
+        self._round = round_number
+        self._arrived = {}
+
+    def receive(self, round_number: int, client: int, samples: int, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Take the parts that ``client`` trained on ``samples`` samples.
+
+        Raises WireError for another round, a second update of the same client, or tensors of the wrong names or shapes,
+        and TrainingError for values that are not finite.
+        """
+        if round_number != self._round:
+            raise WireError(f"client {client} sent an update of round {round_number}, but round {self._round} is open")
+        if client in self._arrived:
+            raise WireError(f"client {client} sent a second update for round {round_number}; the first one counts")
+        if samples <= 0:
+            raise WireError(f"client {client} sent an update of {samples} samples; expected at least 1")
+        for name, now in self.parts.items():
+            _check(client, name, now, parts.get(name, {}))
+        self._arrived[client] = samples, dict(parts)
+
+    def close(self) -> dict[str, dict[str, Tensor]]:
+        """Average what arrived, clients in order, and return the new parts; nothing arrived changes nothing."""
+        if self._arrived:
+            for name, rule in self._rules.items():
+                self.parts[name] = rule.combine(self.parts[name], self._updates(name))
+        self._arrived = {}
+        return self.parts
+
+    def _updates(self, part: str) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
+        for client in sorted(self._arrived):
+            samples, parts = self._arrived[client]
+            yield samples, parts[part]
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the averaged parts and the aggregators' moments."""
+        tensors = {f"parts/{p}/{k}": t for p, weights in self.parts.items() for k, t in weights.items()}
+        return tensors | {f"rules/{p}/{k}": t for p, rule in self._rules.items() for k, t in rule.state().items()}
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what :meth:`state` returned."""
+        for part, weights in self.parts.items():
+            self.parts[part] = {k: tensors[f"parts/{part}/{k}"].clone() for k in weights}
+            prefix = f"rules/{part}/"
+            self._rules[part].load_state({k[len(prefix) :]: t for k, t in tensors.items() if k.startswith(prefix)})
+
+
+def _check(client: int, part: str, now: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> None:
+    if now.keys() != got.keys():
+        odd = sorted(now.keys() ^ got.keys())
+        raise WireError(f"client {client} sent a {part} with other tensors than expected; they differ in {', '.join(odd)}")
+    for name, tensor in got.items():
+        if tensor.shape != now[name].shape or tensor.dtype != now[name].dtype:
+            raise WireError(
+                f"client {client} sent {part} tensor {name} as {tensor.dtype} {tuple(tensor.shape)}; expected "
+                f"{now[name].dtype} {tuple(now[name].shape)}"
+            )
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise TrainingError(
+                f"client {client} sent a {part} whose {name} is not finite; lower its learning rate or clip gradients"
+            )

@@ -1,0 +1,300 @@
+"""The split server: trains the backbone on what clients send, and keeps nothing that cannot be lost.
+
+Requests (meta ``key`` = [round, client, epoch, batch], ``samples`` = b):
+
+    train     h, y  -> loss, g_h      forward, backward and the step in one request: nothing is stored
+    forward   h     -> z, forward id  the record {h, weight version, seed} is written before the answer
+    backward  δ     -> g_h            δ is written before the gradient counts; recomputed unless the graph is at hand
+    upload    h, y  -> (nothing)      the backbone steps on (h, y); FSL-SAGE also keeps the newest samples
+
+A forward answered twice gives the same answer under the same id, and a batch counts once in the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cutlayer import step
+from cutlayer.errors import TrainingError, WireError
+from cutlayer.roles import buffers, crossing
+from cutlayer.roles.alignment import Aligner
+from cutlayer.roles.graphs import GraphCache
+from cutlayer.roles.part import Part
+from cutlayer.roles.settings import BatchKey, Settings, part_seed
+from cutlayer.roles.window import Window
+from cutlayer.store import ForwardRecords
+from cutlayer.transforms import Channel
+from cutlayer.wire import Message
+
+BACKBONE = "backbone"
+
+
+class SplitServer:
+    """Answers the requests of all clients.
+
+    ``backbone`` is the one shared part; with ``server=per_client`` every client gets a copy of it, with an optimizer of
+    its own, when it first asks.  ``window`` collects gradients where the recipe steps on many batches at once.
+    """
+
+    def __init__(
+        self,
+        backbone: Part,
+        settings: Settings,
+        channel: Channel,
+        records: ForwardRecords,
+        window: Window | None = None,
+        aligner: Aligner | None = None,
+        graphs: GraphCache | None = None,
+    ) -> None:
+        self.backbone = backbone
+        self.copies: dict[int, Part] = {}
+        self.settings = settings
+        self.channel = channel
+        self.records = records
+        self.window = window
+        self.aligner = aligner
+        self.graphs = graphs if graphs is not None else GraphCache()
+        self._versions: dict[int, int] = {}
+
+    # --- requests -----------------------------------------------------------------------------------------------
+
+    def handle(self, request: Message) -> Message:
+        """Answer one request.  Raises WireError for a kind or key that is not of the protocol."""
+        handlers = {"train": self._train, "forward": self._forward, "backward": self._backward, "upload": self._upload}
+        if request.kind not in handlers:
+            raise WireError(f"expected a request of kind {', '.join(handlers)}, got {request.kind!r}")
+        return handlers[request.kind](request, _key(request))
+
+    def handle_together(self, requests: Sequence[Message]) -> list[Message]:
+        """Answer one ``train`` request of every client at once, as the recipe groups them."""
+        if self.settings.recipe.step == "joined":
+            return self._train_joined(requests)
+        return self._train_averaged(requests)
+
+    def _train(self, request: Message, key: BatchKey) -> Message:
+        part = self.part(key.client)
+        if self.window is not None:
+            return self._train_in_window(request, key, self.window)
+        h, y = self._activations(request, key)
+        loss, gradients, g = self._train_step(part, h, y, self._seed(key))
+        self._apply(key.client, part, gradients)
+        return self._answer(key, {"loss": loss}, "cut_gradients", "g", g if self._sends_gradients else ())
+
+    def _train_in_window(self, request: Message, key: BatchKey, window: Window) -> Message:
+        part = self.backbone
+        h, y = self._activations(request, key)
+        before = part.buffers()
+        loss, gradients, g = self._train_step(part, h, y, self._seed(key))
+        after = part.buffers()
+        step.restore(part.module, before)
+        window.add(key, self.settings.forward_id(key), len(y), gradients, after)
+        return self._answer(key, {"loss": loss}, "cut_gradients", "g", g if self._sends_gradients else ())
+
+    def _train_joined(self, requests: Sequence[Message]) -> list[Message]:
+        """Parallel split learning: one step on all clients' batches, each client's own gradient back to it.
+
+        The client's gradient is that of *its* mean loss, so that its learning rate does not depend on who else came.
+        """
+        keys = [_key(r) for r in requests]
+        pairs = [self._activations(r, k) for r, k in zip(requests, keys, strict=True)]
+        sizes = [len(y) for _, y in pairs]
+        h, y = crossing.joined([h for h, _ in pairs]), torch.cat([y for _, y in pairs])
+        loss, gradients, g = self._train_step(self.backbone, h, y, self._seed(keys[0]))
+        self._apply(-1, self.backbone, gradients)
+        answers = []
+        for i, (key, size) in enumerate(zip(keys, sizes, strict=True)):
+            start = sum(sizes[:i])
+            own = [None if v is None else _rows(v, start, size, len(y)) for v in g]
+            answers.append(self._answer(key, {"loss": loss}, "cut_gradients", "g", own))
+        return answers
+
+    def _train_averaged(self, requests: Sequence[Message]) -> list[Message]:
+        """SGLR: every client gets the mean of all cut gradients, row by row over the clients that have the row."""
+        keys = [_key(r) for r in requests]
+        losses, gradients_of = [], []
+        for request, key in zip(requests, keys, strict=True):
+            part = self.part(key.client)
+            h, y = self._activations(request, key)
+            loss, gradients, g = self._train_step(part, h, y, self._seed(key))
+            self._apply(key.client, part, gradients)
+            losses.append(loss)
+            gradients_of.append(g)
+        means = [_row_mean(column) for column in zip(*gradients_of, strict=True)]
+        return [
+            self._answer(key, {"loss": loss}, "cut_gradients", "g", [m if m is None else m[: _length(g)] for m, g in zip(means, own, strict=True)])
+            for key, loss, own in zip(keys, losses, gradients_of, strict=True)
+        ]  # fmt: skip
+
+    def _forward(self, request: Message, key: BatchKey) -> Message:
+        part, version = self.part(key.client), self.version(key.client)
+        h = self._values(request, key, "activations", "h")
+        forward = self.settings.forward_id(key)
+        before = part.buffers()
+        done = step.run(part.module, h, self._seed(key), autocast=self.settings.autocast)
+        after = part.buffers()
+        if before:
+            step.restore(part.module, before)
+        self.records.put(forward, key, h, version=version, samples=int(request.meta["samples"]), after=after)
+        self.graphs.put(forward, version, done)
+        return self._answer(key, {}, "activations", "z", step.detached(done.outputs), forward=forward, version=version)
+
+    def _backward(self, request: Message, key: BatchKey) -> Message:
+        forward = self.settings.forward_id(key)
+        if request.meta.get("forward") != forward:
+            raise WireError(f"expected the forward id of batch {tuple(key)}, got {request.meta.get('forward')!r}")
+        record = self.records.get(forward)
+        δ = self._values(request, key, "output_gradients", "d")
+        self.records.put_gradients(forward, δ)
+        part = self.part(key.client)
+        done = self.graphs.take(forward, self.version(key.client))
+        if done is not None and record.version == self.version(key.client):
+            gradients, g = step.pull(part.module, done, δ)
+        else:
+            gradients, g = self._recompute(part, key, record.version, record.inputs, δ)
+        if self.window is not None:
+            self.window.add(key, forward, record.samples, gradients, record.after)
+        else:
+            if record.after:
+                step.restore(part.module, record.after)
+            self._apply(key.client, part, gradients)
+            self.records.delete(forward)
+        return self._answer(key, {}, "cut_gradients", "g", g if self._sends_gradients else ())
+
+    def _upload(self, request: Message, key: BatchKey) -> Message:
+        h, y = self._activations(request, key)
+        part = self.part(key.client)
+        done = step.run(part.module, h, self._seed(key), autocast=self.settings.autocast, differentiable=False)
+        with step.autocast_of(self.settings.autocast, h):
+            loss = self.settings.loss(done.outputs[0] if len(done.outputs) == 1 else done.outputs, y)
+        gradients, _ = step.pull(part.module, step.Pass(done.inputs, (loss,)), [torch.ones_like(loss)])
+        self._apply(key.client, part, gradients)
+        if self.aligner is not None:
+            self.aligner.keep(key.client, h, y)
+        return Message("upload", {}, {})
+
+    # --- weights ------------------------------------------------------------------------------------------------
+
+    def part(self, client: int) -> Part:
+        """Return the backbone that serves ``client``."""
+        if self.settings.recipe.server != "per_client":
+            return self.backbone
+        if client not in self.copies:
+            self.copies[client] = self.backbone.copy()
+        return self.copies[client]
+
+    def version(self, client: int) -> int:
+        """Return the version of the backbone that serves ``client``: it grows by one a step."""
+        return self._versions.get(self._copy(client), 0)
+
+    def update(self) -> bool:
+        """Step the backbone on what the window holds; returns whether there was anything to step on."""
+        if self.window is None:
+            return False
+        total = self.window.total(self.version(-1))
+        if total is None:
+            return False
+        part = self.backbone
+        if part.has_buffers:
+            step.restore(part.module, buffers.fold(part.module, part.buffers(), total.buffers))
+        self._apply(-1, part, total.gradients)
+        self.window.clear(self.version(-1) - 1, total.members, part, self.version(-1), self.records)
+        return True
+
+    def end_round(self) -> None:
+        """Advance the schedule of every backbone by one round."""
+        for part in [self.backbone, *self.copies.values()]:
+            part.end_round()
+
+    def versions(self) -> dict[int, int]:
+        """Return the version of every copy (-1: the shared one)."""
+        return dict(self._versions)
+
+    def load_versions(self, versions: Mapping[int, int]) -> None:
+        """Put back what :meth:`versions` returned."""
+        self._versions = dict(versions)
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    @property
+    def _sends_gradients(self) -> bool:
+        return self.settings.recipe.feedback != "none"
+
+    def _copy(self, client: int) -> int:
+        return client if self.settings.recipe.server == "per_client" else -1
+
+    def _seed(self, key: BatchKey) -> int:
+        return part_seed(self.settings.batch_seed(key), BACKBONE)
+
+    def _train_step(
+        self, part: Part, h: step.Values, y: Tensor, seed: int
+    ) -> tuple[Tensor, list[Tensor | None], list[Tensor | None]]:
+        return step.train(part.module, h, y, self.settings.loss, seed, autocast=self.settings.autocast)
+
+    def _apply(self, client: int, part: Part, gradients: Sequence[Tensor | None]) -> None:
+        copy = self._copy(client)
+        part.apply(gradients)
+        self._versions[copy] = self._versions.get(copy, 0) + 1
+
+    def _recompute(
+        self, part: Part, key: BatchKey, version: int, h: step.Values, δ: step.Values
+    ) -> tuple[list[Tensor | None], list[Tensor | None]]:
+        """Run the forward of an earlier request again, with the weights and buffers that it saw."""
+        if version != self.version(key.client):
+            if self.window is None:
+                raise TrainingError(
+                    f"expected the backward of batch {tuple(key)} before the backbone stepped, got it after: forward "
+                    f"saw version {version}, now is {self.version(key.client)}; use a recipe with step=window"
+                )
+            part = self.window.pinned(version, part)
+        return step.backward(part.module, h, self._seed(key), δ, autocast=self.settings.autocast)
+
+    def _values(self, request: Message, key: BatchKey, content: str, prefix: str) -> step.Values:
+        others = request.meta.get("values", {})
+        seed = self.settings.batch_seed(key)
+        return crossing.unpack(prefix, request.tensors, others, self.channel, content, key, seed)
+
+    def _activations(self, request: Message, key: BatchKey) -> tuple[step.Values, Tensor]:
+        if "y" not in request.tensors:
+            raise WireError(f"expected labels 'y' in a {request.kind!r} request, got {', '.join(request.tensors)}")
+        return self._values(request, key, "activations", "h"), request.tensors["y"]
+
+    def _answer(
+        self, key: BatchKey, extra: dict[str, Tensor], content: str, prefix: str, values: Sequence[Any], **meta: Any
+    ) -> Message:
+        tensors, others = crossing.pack(prefix, values, self.channel, content, key, self.settings.batch_seed(key))
+        if others:
+            meta["values"] = others
+        return Message("answer", {**tensors, **extra}, meta)
+
+
+def _key(request: Message) -> BatchKey:
+    key = request.meta.get("key")
+    if not (isinstance(key, list) and len(key) == 4 and all(type(k) is int and k >= 0 for k in key)):
+        raise WireError(f"expected a batch key [round, client, epoch, batch] in the request, got {key!r}")
+    return BatchKey(*key)
+
+
+def _rows(gradient: Tensor, start: int, size: int, total: int) -> Tensor:
+    return gradient if size == total else gradient[start : start + size] * (total / size)
+
+
+def _length(gradient: Tensor | None) -> int:
+    return 0 if gradient is None else len(gradient)
+
+
+def _row_mean(column: tuple[Tensor | None, ...]) -> Tensor | None:
+    present = sorted((g for g in column if g is not None), key=len, reverse=True)
+    if not present:
+        return None
+    if len(present) == 1:
+        return present[0]
+    total = present[0].clone()
+    counts = torch.ones(len(total), *[1] * (total.ndim - 1), device=total.device, dtype=total.dtype)
+    for gradient in present[1:]:
+        total[: len(gradient)] += gradient
+        counts[: len(gradient)] += 1
+    return total / counts

@@ -1,0 +1,41 @@
+"""Random streams that belong to parts and steps, not to processes.
+
+Every random number in cutlayer comes from a seed derived from names: the run's seed, what is drawn, and where (round,
+client, epoch, batch, part).  Nothing depends on what was drawn before, so any process can draw the same numbers again:
+a recompute sees the dropout mask of the forward, a resumed run goes on as the uninterrupted one, and the uncut model
+draws what the cut one draws.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def derive(seed: int, *names: str | int) -> int:
+    """Return a seed in [0, 2**63) for the stream called ``names`` under ``seed``: a pure function of its arguments."""
+    text = "\x1f".join([str(seed), *map(str, names)])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
+
+
+def generator(seed: int, *names: str | int) -> torch.Generator:
+    """Return a CPU generator at the start of the stream ``derive(seed, *names)``."""
+    return torch.Generator().manual_seed(derive(seed, *names))
+
+
+def start(seed: int) -> None:
+    """Put torch's default generators (CPU, and CUDA if it is in use) at the start of stream ``seed``."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+
+
+@contextmanager
+def preserved() -> Iterator[None]:
+    """Leave torch's default generators as they were found."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() and torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=devices):
+        yield
