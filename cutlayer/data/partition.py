@@ -79,9 +79,12 @@ def partition(
             raise ConfigError(f"partition {scheme} has no option {option!r}; it has: {known}")
     if scheme == "natural":
         return _natural(data, clients, min_samples)
-    draw: dict[str, Callable[..., list[Tensor]]] = dict(
-        iid=_iid, dirichlet=_dirichlet, quantity=_quantity, shards=_shards
-    )
+    draw: dict[str, Callable[..., list[Tensor]]] = {
+        "iid": _iid,
+        "dirichlet": _dirichlet,
+        "quantity": _quantity,
+        "shards": _shards,
+    }
     random = np.random.default_rng(derive(seed, "partition", scheme))
     return draw[scheme](labels, clients, min_samples, random, **options)
 
