@@ -1,0 +1,10 @@
+"""Cut a PyTorch model into encoder, backbone and head.
+
+``split`` cuts; what comes back is proven on an example to compute exactly what the uncut model computes.
+"""
+
+from cutlayer.cutting.model import Crossing, SplitModel
+from cutlayer.cutting.part import Part, as_tuple
+from cutlayer.cutting.split import split
+
+__all__ = ["Crossing", "Part", "SplitModel", "as_tuple", "split"]

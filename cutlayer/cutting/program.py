@@ -1,0 +1,96 @@
+"""A model's forward as a graph over its own submodules: what every way of cutting but one works on."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from cutlayer import streams
+
+
+@dataclass(frozen=True)
+class Program:
+    """One mode (train or eval) of a model's forward.
+
+    Attributes:
+        graph: placeholders are the tensors of the example in order; ``call_module`` nodes are whole submodules of the
+            model; ``get_attr`` nodes are parameters and buffers of the containers around them, or ``constants``.
+            ``node.meta["inside"]`` holds the names of the containers in whose forward the node was recorded.
+        constants: tensors made while tracing, by name.
+    """
+
+    graph: fx.Graph
+    constants: dict[str, Any] = field(default_factory=dict)
+
+
+class Rejected(Exception):
+    """A way of cutting does not fit the model; the text says why, as the end of a sentence."""
+
+
+def ancestors(names: Sequence[str]) -> frozenset[str]:
+    """Return the names of all proper ancestors of the named submodules, the model itself ("") included."""
+    found = {""}
+    for name in names:
+        atoms = name.split(".")
+        found.update(".".join(atoms[:i]) for i in range(1, len(atoms)))
+    return frozenset(found)
+
+
+@contextmanager
+def mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """Run the body with the whole model in train or eval mode; each module's own flag comes back afterwards."""
+    flags = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Leave the model's buffers, modes and attributes and the random generators as they were found."""
+    modules = list(model.modules())
+    flags = [module.training for module in modules]
+    buffers = [dict(module._buffers) for module in modules]
+    values = [{k: None if b is None else b.detach().clone() for k, b in named.items()} for named in buffers]
+    state = random.getstate()
+    with streams.preserved():
+        try:
+            yield
+        finally:
+            random.setstate(state)
+            with torch.no_grad():
+                for module, flag, named, saved in zip(modules, flags, buffers, values, strict=True):
+                    module.training = flag
+                    if any(module._buffers.get(key) is not tensor for key, tensor in named.items()):
+                        module._buffers.update(named)
+                    for key, tensor in named.items():
+                        if tensor is not None and not torch.equal(tensor, saved[key]):
+                            tensor.copy_(saved[key])
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a program on the model itself and keeps the value of every node."""
+
+    def __init__(self, model: nn.Module, program: Program) -> None:
+        super().__init__(model, garbage_collect_values=False, graph=program.graph)
+        self.constants = program.constants
+
+    def fetch_attr(self, target: str) -> Any:
+        return self.constants[target] if target in self.constants else super().fetch_attr(target)
+
+
+def values(model: nn.Module, program: Program, training: bool, leaves: Sequence[Tensor]) -> dict[str, Any]:
+    """Return the value of every node of the program, by node name, for one batch of inputs."""
+    recorder = _Recorder(model, program)
+    with undisturbed(model), mode(model, training):
+        recorder.run(*leaves)
+    return {node.name: value for node, value in recorder.env.items()}

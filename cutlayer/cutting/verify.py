@@ -1,0 +1,210 @@
+"""Prove a cut on an example: the parts in sequence give what the uncut model gives, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from cutlayer import streams
+from cutlayer.cutting.inputs import Inputs, batch_of, doubled, first
+from cutlayer.cutting.part import Part, as_tuple, detached
+from cutlayer.cutting.program import Rejected, mode, undisturbed
+
+_SEED = 2024
+
+
+def _tensors(value: Any) -> list[Any]:
+    return list(pytree.tree_leaves(value))
+
+
+def _equal(left: Any, right: Any) -> bool:
+    if isinstance(left, Tensor) and isinstance(right, Tensor):
+        same = left.shape == right.shape and left.dtype == right.dtype
+        return same and bool(torch.equal(left, right) or torch.equal(torch.nan_to_num(left), torch.nan_to_num(right)))
+    return type(left) is type(right) and (not isinstance(left, int | float | str | bool) or left == right)
+
+
+def _differ(left: Any, right: Any, what: str) -> None:
+    """Raise Rejected, saying how far apart the two values are, unless they are equal bit for bit."""
+    ours, theirs = _tensors(left), _tensors(right)
+    if type(left) is not type(right) or len(ours) != len(theirs):
+        raise Rejected(
+            f"{what} is a {type(left).__name__} with {len(ours)} values instead of "
+            f"a {type(right).__name__} with {len(theirs)}"
+        )
+    for mine, its in zip(ours, theirs, strict=True):
+        if not _equal(mine, its):
+            gap = ""
+            if isinstance(mine, Tensor) and isinstance(its, Tensor) and mine.shape == its.shape:
+                gap = f" by up to {(mine.double() - its.double()).abs().max().item():.2g}"
+            raise Rejected(f"{what} differs from the uncut model's{gap}")
+
+
+def _loss(value: Any) -> Tensor | None:
+    found = [
+        v.float().sum() for v in _tensors(value) if isinstance(v, Tensor) and v.requires_grad and not v.is_complex()
+    ]
+    return torch.stack(found).sum() if found else None
+
+
+def _gradients(loss: Tensor | None, tensors: Sequence[Tensor]) -> list[Tensor | None]:
+    if loss is None or not tensors:
+        return [None] * len(tensors)
+    return list(torch.autograd.grad(loss, tensors, allow_unused=True))
+
+
+def _run_parts(
+    parts: Sequence[nn.Module], inputs: Inputs, leaves: Sequence[Tensor], parameters: Sequence[Tensor]
+) -> Any:
+    """Run the parts as an engine does, each on detached values, and return the output and all gradients."""
+    arrived: list[tuple[Any, ...]] = []
+    sent: list[tuple[Any, ...]] = []
+    args, named = inputs.call(leaves)
+    value = parts[0](*args, **named)
+    for part in parts[1:]:
+        sent.append(as_tuple(value))
+        arrived.append(detached(sent[-1]))
+        value = part(*arrived[-1])
+    gradients: dict[int, Tensor] = {}
+
+    def collect(outputs: list[Tensor], given: list[Tensor | None], leaves_in: tuple[Any, ...]) -> list[Tensor | None]:
+        wanted = [*parameters, *(v for v in leaves_in if isinstance(v, Tensor) and v.requires_grad)]
+        pairs = [(o, g) for o, g in zip(outputs, given, strict=True) if o.requires_grad and g is not None]
+        if not pairs or not wanted:
+            return [None] * (len(wanted) - len(parameters))
+        found = torch.autograd.grad(
+            [o for o, _ in pairs], wanted, [g for _, g in pairs], allow_unused=True, retain_graph=False
+        )
+        for parameter, gradient in zip(parameters, found, strict=False):
+            if gradient is not None:
+                known = gradients.get(id(parameter))
+                gradients[id(parameter)] = gradient if known is None else known + gradient
+        return list(found[len(parameters) :])
+
+    loss = _loss(value)
+    if loss is not None:
+        back = collect([loss], [torch.ones_like(loss)], arrived[-1])
+        for i in range(len(sent) - 1, -1, -1):
+            origin = [v for v, a in zip(sent[i], arrived[i], strict=True) if isinstance(a, Tensor) and a.requires_grad]
+            back = collect(origin, back, arrived[i - 1] if i else ())
+    return value, [gradients.get(id(p)) for p in parameters]
+
+
+def _buffers(modules: Sequence[nn.Module]) -> dict[int, Tensor]:
+    return {id(b): b.detach().clone() for module in modules for b in module.buffers()}
+
+
+def find_clones(parts: Sequence[Part], inputs: Inputs, leaves: Sequence[Tensor]) -> None:
+    """Find which arriving values a part changes in place, and have it clone them on entry."""
+    with torch.no_grad():
+        args, named = inputs.call(leaves)
+        value = parts[0](*args, **named)
+        for part in parts[1:]:
+            arrived = tuple(v.clone() if isinstance(v, Tensor) else v for v in as_tuple(value))
+            before = [v._version if isinstance(v, Tensor) else 0 for v in arrived]
+            value = part(*arrived)
+            after = [v._version if isinstance(v, Tensor) else 0 for v in arrived]
+            changed = {i for i, (old, new) in enumerate(zip(before, after, strict=True)) if old != new}
+            part._clones = tuple(sorted(changed | set(part._clones)))
+
+
+def check(model: nn.Module, parts: Sequence[Part], inputs: Inputs, leaves: Sequence[Tensor]) -> None:
+    """Raise Rejected unless the parts give what ``model`` gives: outputs, gradients and buffers, bit for bit.
+
+    In train mode (from one seed) with gradients, in eval mode without; on the example, on a batch twice as large, and
+    in eval mode on a single sample.  Batches that the uncut model itself cannot take are left out.  The model is left
+    as it was found: buffers, modes, gradients and random state.
+    """
+    modules = [model, *parts]
+    with undisturbed(model):
+        for training in (True, False):
+            with mode(model, training), _modes(parts, training), undisturbed(model), torch.no_grad():
+                find_clones(parts, inputs, leaves)
+        batches = {"": tuple(leaves), " at another batch size": doubled(leaves)}
+        single = first(leaves) if batch_of(leaves) > 1 else None
+        for training in (True, False):
+            probes = dict(batches)
+            if single is not None and not training:
+                probes[" at batch size 1"] = single
+            for label, batch in probes.items():
+                with mode(model, training), _modes(parts, training):
+                    _compare(model, parts, inputs, batch, training, label, modules)
+
+
+def _compare(
+    model: nn.Module,
+    parts: Sequence[Part],
+    inputs: Inputs,
+    batch: tuple[Tensor, ...],
+    training: bool,
+    label: str,
+    modules: Sequence[nn.Module],
+) -> None:
+    what = f" in {'train' if training else 'eval'} mode{label}"
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    results = []
+    for uncut in (True, False):
+        fresh = tuple(t.detach().clone() for t in batch)
+        with undisturbed(model), torch.set_grad_enabled(training):
+            streams.start(_SEED)
+            try:
+                if uncut:
+                    args, named = inputs.call(fresh)
+                    output = model(*args, **named)
+                    gradients = _gradients(_loss(output), parameters) if training else []
+                elif training:
+                    output, gradients = _run_parts(parts, inputs, fresh, parameters)
+                else:
+                    output, gradients = _compose(parts, inputs, fresh), []
+            except Exception as error:
+                if uncut and label:
+                    return
+                first_line = str(error).strip().split("\n")[0]
+                if uncut:
+                    raise Rejected(f"the uncut model itself fails on the example{what} ({first_line})") from error
+                raise Rejected(f"the parts fail{what} ({first_line})") from error
+            results.append((output, gradients, _buffers(modules)))
+    (theirs, their_gradients, their_buffers), (ours, our_gradients, our_buffers) = results
+    _differ(ours, theirs, f"the output{what}")
+    for (name, _), mine, its in zip(
+        [(n, p) for n, p in model.named_parameters() if p.requires_grad] if training else [],
+        our_gradients,
+        their_gradients,
+        strict=True,
+    ):
+        _differ(_or_zero(mine, its), _or_zero(its, mine), f"the gradient of '{name}'{what}")
+    for key, buffer in their_buffers.items():
+        _differ(our_buffers[key], buffer, f"a buffer after forward{what}")
+
+
+def _or_zero(gradient: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return torch.zeros_like(other) if gradient is None and other is not None else gradient
+
+
+def _compose(parts: Sequence[nn.Module], inputs: Inputs, leaves: Sequence[Tensor]) -> Any:
+    args, named = inputs.call(leaves)
+    value = parts[0](*args, **named)
+    for part in parts[1:]:
+        value = part(*as_tuple(value))
+    return value
+
+
+class _modes:
+    """Run the body with the parts in one mode; each part's own flag comes back (its modules' flags are the model's)."""
+
+    def __init__(self, parts: Sequence[nn.Module], training: bool) -> None:
+        self.parts, self.training = parts, training
+        self.flags: Mapping[nn.Module, bool] = {}
+
+    def __enter__(self) -> None:
+        self.flags = {module: module.training for part in self.parts for module in part.modules()}
+        for part in self.parts:
+            part.train(self.training)
+
+    def __exit__(self, *_: object) -> None:
+        for module, flag in self.flags.items():
+            module.training = flag
