@@ -124,7 +124,7 @@ def dense(tensor: Tensor) -> Tensor:
 
 
 def memory_order(tensor: Tensor) -> _Dims:
-    """Return the dims of a dense tensor from the slowest to the fastest in memory; of another one, its dims as they are.
+    """Return the dims of a dense tensor from the slowest to the fastest in memory; of another one, just its dims.
 
     ``tensor.permute(memory_order(tensor))`` is contiguous if the tensor is dense.
     """
@@ -282,6 +282,24 @@ def decode(
     if start != len(payload):
         raise WireError(f"the tensors of a message should fill {start} bytes, got {len(payload)}: it is truncated")
     return Message(kind, {spec[0]: _tensor(*spec, orders.get(spec[0])) for spec in specs}, meta)
+
+
+def peek(data: bytes | memoryview) -> tuple[str, dict[str, Any]]:
+    """Return kind and meta of the message that begins with ``data``, which must hold its header (`header_bytes`).
+
+    Raises:
+        WireError: ``data`` does not begin with the header of a message.
+    """
+    view = memoryview(data).cast("B")
+    if len(view) < 8 or header_bytes(view) > min(len(view), MAX_HEADER):
+        raise WireError(f"expected a cutlayer message, got {len(view)} bytes that are truncated or foreign")
+    kind, meta, _, _ = _preamble(bytes(view[8 : header_bytes(view)]))
+    return kind, meta
+
+
+def header_bytes(data: bytes | memoryview) -> int:
+    """Return how many bytes of a message that begins with ``data`` (8 bytes or more) come before its tensors."""
+    return 8 + int.from_bytes(data[:8], "little")
 
 
 def _constant(text: str) -> None:

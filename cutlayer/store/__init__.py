@@ -2,5 +2,7 @@
 
 from cutlayer.store.base import Meta, Tensors, TensorStore
 from cutlayer.store.memory import MemoryStore
+from cutlayer.store.objects import ObjectStore
+from cutlayer.store.opening import open_store
 
-__all__ = ["MemoryStore", "Meta", "TensorStore", "Tensors"]
+__all__ = ["MemoryStore", "Meta", "ObjectStore", "TensorStore", "Tensors", "open_store"]

@@ -1,0 +1,214 @@
+"""A store in a local folder, S3, Google or Azure storage, through `obstore`: the truth that many processes share.
+
+An object is one message (`cutlayer.wire`), so any safetensors reader opens it.  Its meta begins with a CRC-32 of the
+whole object, taken with the CRC's own digits as zeros, and its path: a torn, truncated, changed or foreign object, and
+one that belongs elsewhere, is a `DamagedObject` and never data.
+
+In a local folder obstore writes a file beside the target and then renames it (or links it, for a conditional put), so
+readers and SIGKILL meet whole objects only.  It does not call fsync: after a power failure an object may be torn, which
+the CRC tells; ``sync=True`` pays for an fsync per object and makes what was put survive that too.  A writer that was
+killed leaves its file ``name#1`` behind; `sweep` removes these.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import obstore
+from obstore import exceptions
+from obstore import store as backends
+
+from cutlayer import wire
+from cutlayer.errors import ConfigError, DamagedObject, MissingObject, NoSpace, ObjectExists, StoreError, WireError
+from cutlayer.store.base import Meta, Paths, Tensors, check
+
+_KIND = "object"
+_ZEROS = "00000000"
+_PREFIX = (
+    b'{"__metadata__":{"cutlayer":"{\\"format\\":%d,\\"kind\\":\\"object\\",\\"meta\\":{\\"crc\\":\\"' % wire.FORMAT
+)
+_AT = 8 + len(_PREFIX)
+_PEEKED = 16384
+_FULL = re.compile(r"os error (28|122|27)\b|No space left|quota|EntityTooLarge|InsufficientStorage", re.IGNORECASE)
+_STAGED = re.compile(r"#\d+$")
+
+
+class ObjectStore:
+    """Keeps tensors as objects below one root.
+
+    Args:
+        url: a local folder (which is made), ``memory://``, or a URL that obstore knows: ``s3://bucket/prefix``,
+            ``gs://...``, ``az://...``.
+        options: obstore's configuration, e.g. ``endpoint``, ``region``, ``access_key_id``; by default from the
+            environment.
+        sync: fsync every object put into a local folder before returning.
+
+    Raises:
+        StoreError: the folder cannot be made or used.
+        ConfigError: the URL or an option is not understood.
+    """
+
+    def __init__(self, url: str | os.PathLike[str], *, sync: bool = False, **options: Any) -> None:
+        self.url = os.fspath(url)
+        self.folder: Path | None = None
+        self._sync = sync
+        self._store: Any
+        if self.url.startswith("file://") or "://" not in self.url:
+            self.folder = Path(self.url.removeprefix("file://")).absolute()
+            with _explained(self.url, "open"):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._store = backends.LocalStore(self.folder)
+        elif self.url == "memory://":
+            self._store = backends.MemoryStore()
+        else:
+            self._store = _remote(self.url, options)
+
+    def put(self, path: str, tensors: Tensors, meta: Meta | None = None, *, if_absent: bool = False) -> None:
+        buffers = wire.parts(wire.Message(_KIND, tensors, {"crc": _ZEROS, "path": check(path), "meta": meta or {}}))
+        crc = 0
+        for buffer in buffers:
+            crc = zlib.crc32(buffer, crc)
+        header = bytes(buffers[0])
+        buffers[0] = header[:_AT] + b"%08x" % crc + header[_AT + 8 :]
+        with _explained(path, "write"):
+            obstore.put(
+                self._store, path, b"".join(buffers), mode="create" if if_absent else "overwrite", use_multipart=False
+            )
+            if self._sync and self.folder is not None:
+                _flush(self.folder / path, self.folder)
+
+    def get(self, path: str) -> tuple[Tensors, Meta]:
+        with _explained(path, "read"):
+            data = memoryview(obstore.get(self._store, check(path)).bytes())
+        if data[8:_AT] != _PREFIX:
+            raise _damaged(path, f"{len(data)} bytes that cutlayer did not write, or not to their end")
+        crc = zlib.crc32(data[_AT + 8 :], zlib.crc32(_ZEROS.encode(), zlib.crc32(data[:_AT])))
+        if data[_AT : _AT + 8] != b"%08x" % crc:
+            raise _damaged(path, f"{len(data)} bytes that are torn or changed: their checksum is wrong")
+        try:
+            message = wire.decode(data, max_bytes=1 << 62)
+        except WireError as error:
+            raise _damaged(path, f"something else: {error}") from error
+        return message.tensors, _meta(path, message.meta)
+
+    def meta(self, path: str) -> Meta:
+        with _explained(path, "read"):
+            if not obstore.head(self._store, check(path))["size"]:
+                raise _damaged(path, "nothing")
+            data = bytes(obstore.get_range(self._store, path, start=0, end=_PEEKED))
+            if len(data) == _PEEKED < (length := wire.header_bytes(data)) <= wire.MAX_HEADER:
+                data = bytes(obstore.get_range(self._store, path, start=0, end=length))
+        try:
+            kind, meta = wire.peek(data)
+        except WireError as error:
+            raise _damaged(path, f"something else: {error}") from error
+        if kind != _KIND:
+            raise _damaged(path, f"a message of kind {kind!r}")
+        return _meta(path, meta)
+
+    def delete(self, path: str) -> None:
+        try:
+            with _explained(path, "delete"):
+                obstore.delete(self._store, check(path))
+        except MissingObject:
+            return
+
+    def list(self, prefix: str) -> Paths:
+        return sorted(path for path, _ in self._entries(prefix))
+
+    def exists(self, path: str) -> bool:
+        try:
+            with _explained(path, "look for"):
+                obstore.head(self._store, check(path))
+        except MissingObject:
+            return False
+        return True
+
+    def size_bytes(self, prefix: str = "") -> int:
+        return sum(size for _, size in self._entries(prefix))
+
+    def _entries(self, prefix: str) -> Iterator[tuple[str, int]]:
+        prefix = check(prefix.rstrip("/")) if prefix else ""
+        with _explained(prefix or "the store", "list"):
+            for chunk in obstore.list(self._store, prefix or None):
+                for entry in chunk:
+                    yield entry["path"], entry["size"]
+
+    def sweep(self, older_than: float = 3600.0) -> int:
+        """Remove from a local folder what killed writers left and empty folders, if unchanged for so many seconds.
+
+        Returns the bytes freed.  (obstore can remove folders as they become empty, but then fails writers that are
+        about to use them.)
+        """
+        freed, limit = 0, time.time() - older_than
+        for folder, _, names in os.walk(self.folder, topdown=False) if self.folder is not None else ():
+            with _explained(folder, "sweep"):
+                for file in (Path(folder, name) for name in names if _STAGED.search(name)):
+                    if (stat := file.stat()).st_mtime < limit:
+                        file.unlink(missing_ok=True)
+                        freed += stat.st_size
+                if Path(folder) != self.folder and os.stat(folder).st_mtime < limit and not os.listdir(folder):
+                    os.rmdir(folder)
+        return freed
+
+
+def _remote(url: str, options: Mapping[str, Any]) -> Any:
+    client = options.get("client_options")
+    config = {key: value for key, value in options.items() if key != "client_options"}
+    retry = {"max_retries": 4, "retry_timeout": timedelta(seconds=30)}
+    open_url: Any = backends.from_url
+    try:
+        return open_url(url, config=config or None, client_options=client, retry_config=retry)
+    except (exceptions.BaseError, ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"the store {url!r} cannot be opened: {_first_line(error)}") from error
+
+
+def _meta(path: str, said: Meta) -> Meta:
+    meta = said.get("meta")
+    if said.get("path") != path or not isinstance(meta, dict):
+        raise _damaged(path, f"the object that belongs at {said.get('path')!r}")
+    return meta
+
+
+def _damaged(path: str, found: str) -> DamagedObject:
+    return DamagedObject(f"expected an object of cutlayer at {path}, found {found}; restore or delete it")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def _explained(path: str, what: str) -> Iterator[None]:
+    """Turn what obstore and the operating system raise into cutlayer's errors."""
+    try:
+        yield
+    except (FileNotFoundError, exceptions.NotFoundError) as error:
+        raise MissingObject(f"{path} is not in the store; it was never written, or deleted") from error
+    except (exceptions.AlreadyExistsError, exceptions.PreconditionError) as error:
+        raise ObjectExists(f"{path} exists already in the store; another writer was first") from error
+    except (exceptions.BaseError, OSError) as error:
+        text = _first_line(error)
+        if _FULL.search(str(error)):
+            raise NoSpace(f"cannot {what} {path}: the disk or quota is full ({text}); free some space") from error
+        raise StoreError(f"cannot {what} {path}: {text}; check that the store can be reached and written") from error
+
+
+def _flush(file: Path, root: Path) -> None:
+    """Make a file and the entries of its folders survive a power failure."""
+    for each in (file, *file.parents):
+        handle = os.open(each, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        if each == root:
+            return
