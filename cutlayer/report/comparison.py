@@ -41,7 +41,9 @@ class Row:
             self.label,
             plus_minus(self.accuracy, format_share),
             plus_minus(self.bytes_to_target, format_bytes) if self.bytes_to_target else some,
-            plus_minus(self.rounds_to_target, lambda rounds: f"{rounds:.3g}") if self.rounds_to_target else some,
+            plus_minus(self.rounds_to_target, lambda rounds: f"{rounds:.1f}".removesuffix(".0"))
+            if self.rounds_to_target
+            else some,
             plus_minus(self.seconds_to_target, format_seconds) if self.seconds_to_target else some,
             plus_minus(self.bytes, format_bytes),
             plus_minus(self.seconds, format_seconds),
@@ -109,8 +111,8 @@ def compare(paths: Sequence[str | Path], target: float | None = None, out: str |
         for each in run.runs:
             if not each.evaluated_rounds:
                 raise RunFolderError(
-                    f"expected a run with at least one evaluated round, but {each.path} has none; leave it out or let it "
-                    "run on"
+                    f"expected a run with at least one evaluated round, but {each.path} has none; leave it "
+                    "out or let it run on"
                 )
     level = _highest_common(runs) if target is None else target
     named = labels(runs)
@@ -185,6 +187,10 @@ def _notes(runs: Sequence[AnyRun], named: Sequence[str]) -> list[str]:
     if len({len(run.runs) for run in runs}) > 1 and any(isinstance(run, RunGroup) for run in runs):
         found.append("The runs have different numbers of seeds; a single run shows no spread.")
     return found
+
+
+def _one_digit(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")
 
 
 def _plain(value: Measured | None) -> dict[str, float] | float | None:

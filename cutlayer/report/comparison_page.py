@@ -53,7 +53,6 @@ def _page(comparison: Comparison, charts: dict[str, Path]) -> str:
         html.section("Results", html.table(head, [row.cells() for row in comparison.rows])),
         html.section("Curves", f'<div class="charts">\n{pictures}\n</div>'),
         html.section("What differs", _differences(comparison)),
-        html.section("Folders", html.table(["run", "folder"], [(r.label, str(r.path)) for r in comparison.rows])),
     ]
     return html.document(title, "\n".join(part for part in body if part))
 
@@ -61,7 +60,9 @@ def _page(comparison: Comparison, charts: dict[str, Path]) -> str:
 def _differences(comparison: Comparison) -> str:
     found = differences([run.config for run in comparison.runs])
     keys = list(dict.fromkeys(key for each in found for key in each))
-    if not keys:
-        return html.paragraph("The configurations are the same.", "muted")
-    rows = [[key, *(each.get(key, MISSING) for each in found)] for key in keys]
-    return html.table(["setting", *(row.label for row in comparison.rows)], rows)
+    rows = [
+        [row.label, *(each.get(key, MISSING) for key in keys), str(row.path)]
+        for row, each in zip(comparison.rows, found, strict=True)
+    ]
+    same = "" if keys else html.paragraph("The configurations are the same.", "muted")
+    return same + html.table(["run", *keys, "folder"], rows)

@@ -140,10 +140,17 @@ def differences(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 def labels(runs: Sequence[AnyRun], longest: int = 3) -> list[str]:
     """One distinct label for each run: the algorithm if the runs differ in it, then `key=value` for what else differs.
 
-    At most `longest` settings are written out.  Labels that would still be equal get the name of the run folder.
+    A value that most of the runs have is not written, and at most `longest` settings are.  Labels that would still be
+    equal get the name of the run folder.
     """
+    every = differences([run.config for run in runs])
     found = []
-    for run, different in zip(runs, differences([run.config for run in runs]), strict=True):
+    for run, all_different in zip(runs, every, strict=True):
+        different = {
+            key: value
+            for key, value in all_different.items()
+            if key == "algorithm" or 2 * sum(each.get(key) == value for each in every) <= len(runs)
+        }
         parts = [different.pop("algorithm")] if "algorithm" in different else []
         parts += [f"{key}={value}" for key, value in list(different.items())[:longest]]
         if len(different) > longest:

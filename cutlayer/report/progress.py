@@ -63,7 +63,8 @@ def overlaid_accuracy(runs: Sequence[AnyRun], labels: Sequence[str], target: flo
     curves = [{"round": _by_round, "bytes": over_bytes, "seconds": over_seconds}[against](run) for run in runs]
     furthest = [x for curve in curves for x in curve.x]
     scale, unit = {"round": lambda _: (1.0, ""), "bytes": byte_scale, "seconds": time_scale}[against](furthest)
-    made = style.figure(3.2 + 0.17 * max(0, len(runs) - 6), width=style.WIDTH + 0.9)
+    lines = sum(_wrapped(label).count("\n") + 1 for label in labels) + (against == "bytes")
+    made = style.figure(max(3.2, 0.175 * lines + 1.2), width=style.WIDTH + 0.9)
     axes = made.subplots()
     style.quiet(axes)
     of = {"round": "per round", "bytes": "against communication", "seconds": "against time"}[against]
@@ -85,9 +86,11 @@ def overlaid_accuracy(runs: Sequence[AnyRun], labels: Sequence[str], target: flo
         axes.axhline(target, color=style.MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1.5)
         axes.annotate(
             f"target {format_share(target)}",
-            xy=(0.0, target),
+            xy=(1.0, target),
             xycoords=("axes fraction", "data"),
-            xytext=(3, 2),
+            ha="right",
+            va="top",
+            xytext=(-2, -2),
             textcoords="offset points",
             fontsize=8,
             color=style.MUTED,

@@ -106,19 +106,26 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]], size: 
     scale = axes.transData + axes.transAxes.inverted()
     wanted = [float(scale.transform((0, min(max(y, low), high)))[1]) for _, y, _, _ in ends]
     order = sorted(range(len(ends)), key=lambda i: wanted[i])
-    placed = spread([wanted[i] for i in order], [line * lines[i] for i in order])
+    placed = within(spread([wanted[i] for i in order], sizes := [line * lines[i] for i in order]), sizes)
     for i, y in zip(order, placed, strict=True):
         axes.annotate(
             plain(ends[i][2]),
             xy=(1.0, wanted[i]),
             xycoords="axes fraction",
-            xytext=(1.03, y),
+            xytext=(1.05, y),
             textcoords="axes fraction",
             fontsize=size,
             color=ends[i][3],
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": ends[i][3], "linewidth": 0.6, "alpha": 0.6, "shrinkB": 0},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": ends[i][3],
+                "linewidth": 0.6,
+                "alpha": 0.6,
+                "shrinkB": 0,
+                "relpos": (0, 0.5),
+            },
         )
 
 
@@ -141,6 +148,19 @@ def spread(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:
             placed.append(at + size / 2)
             at += size
     return placed
+
+
+def within(placed: Sequence[float], sizes: Sequence[float]) -> list[float]:
+    """Ascending intervals moved into 0..1, the topmost first, without making them overlap."""
+    moved, ceiling = list(placed), 1.0
+    for i in reversed(range(len(moved))):
+        moved[i] = min(moved[i], ceiling - sizes[i] / 2)
+        ceiling = moved[i] - sizes[i] / 2
+    floor = 0.0
+    for i in range(len(moved)):
+        moved[i] = max(moved[i], floor + sizes[i] / 2)
+        floor = moved[i] + sizes[i] / 2
+    return moved
 
 
 _FONT: list[FT2Font] = []

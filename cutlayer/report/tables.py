@@ -32,9 +32,8 @@ def summary_table(run: AnyRun) -> Table:
 def compare_table(comparison: Comparison) -> Table:
     """One line per run: accuracy, what it took to reach the target, and what the whole run cost."""
     table = Table(caption=Text(comparison.explanation), caption_justify="left", caption_style="dim")
-    target = format_share(comparison.target)
     table.add_column("run", overflow="fold")
-    for head in ("accuracy", f"bytes to {target}", f"rounds to {target}", f"time to {target}", "bytes", "time"):
+    for head in ("accuracy", "bytes to target", "rounds to target", "time to target", "bytes", "time"):
         table.add_column(head, justify="right")
     for row in comparison.rows:
         table.add_row(*(Text(cell) for cell in row.cells()))

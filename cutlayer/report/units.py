@@ -93,10 +93,17 @@ def format_number(value: float | None, digits: int = 4) -> str:
 
 
 def plus_minus(value: Measured | None, show: Callable[[float], str]) -> str:
-    """`95.1 % ± 0.8 %`, or without the spread for a single run; nothing is `–`."""
+    """`95.1 ± 0.8 %`, or without the spread for a single run; nothing is `–`."""
     if value is None:
         return MISSING
-    return show(value.mean) if value.std is None else f"{show(value.mean)} ± {show(value.std)}"
+    if value.std is None:
+        return show(value.mean)
+    mean, spread = show(value.mean), show(value.std)
+    for space in (" ", "\u202f"):
+        number, _, unit = mean.rpartition(space)
+        if unit and number and not set(space) & set(number) and spread.endswith(space + unit):
+            return f"{number} ± {spread}"  # one unit is enough
+    return f"{mean} ± {spread}"
 
 
 def _three_digits(value: float) -> str:
