@@ -282,16 +282,16 @@ def _clients(run: AnyRun) -> str:
         rows.append(
             [
                 name,
+                format_share(accuracy),
                 format_count(training),
                 format_count(client.test if client else None),
                 _largest(client.counts, classes) if client else MISSING,
                 format_number(last.client_loss.get(name) if last else None),
-                format_share(accuracy),
             ]
         )
         bars.append(accuracy)
-    head = ["client", "training samples", "test samples", "largest label", "loss", "accuracy"]
-    shown = html.table(head, rows, bars=bars, at=5)
+    head = ["client", "accuracy", "training samples", "test samples", "largest label", "loss"]
+    shown = html.table(head, rows, bars=bars, at=1)
     where = f" of {first.path.name}" if isinstance(run, RunGroup) else ""
     when = f", accuracy at round {last.number}" if last else ""
     return html.folded(f"table of {len(names)} clients{where}{when}", shown, shown=len(names) <= 12)

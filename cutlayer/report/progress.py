@@ -34,9 +34,9 @@ def accuracy_and_loss(run: AnyRun) -> Figure | None:
 
 
 def accuracy_against_bytes(run: AnyRun) -> Figure | None:
-    """Global test accuracy against the bytes sent so far, up and down."""
+    """Global test accuracy against the bytes sent so far, up and down; nothing for a run that sent nothing."""
     curve = over_bytes(run)
-    if not curve:
+    if not curve or curve.x[-1] == 0:
         return None
     made = style.figure(2.9)
     axes = made.subplots()
@@ -46,11 +46,7 @@ def accuracy_against_bytes(run: AnyRun) -> Figure | None:
     _line(axes, curve, ACCURACY, scale=scale, seeds=[over_bytes(each) for each in _seeds(run)])
     _accuracy_axis(axes, [curve])
     style.x_label(axes, f"sent so far, up and down, all clients ({unit})")
-    if curve.x[-1] == 0:
-        style.x_label(axes, "nothing was sent")
-        axes.set_xticks([0.0])
-    else:
-        axes.set_xlim(left=-0.02 * curve.x[-1] / scale)
+    axes.set_xlim(left=-0.02 * curve.x[-1] / scale)
     style.label_ends(axes, [(curve.x[-1] / scale, curve.y[-1], _final(curve), ACCURACY)])
     return made
 

@@ -156,7 +156,8 @@ OPTIONS = [
 def test_every_chart_is_a_readable_png(write_run: WriteRun, options: dict[str, object]) -> None:
     folder = write_run("run", **{"rounds": 4, **options})
     written = write_plots(folder)
-    assert {path.stem for path in written} >= {"accuracy_and_loss", "accuracy_against_bytes", "time_breakdown"}
+    assert {path.stem for path in written} >= {"accuracy_and_loss", "client_accuracy", "time_breakdown"}
+    assert ("accuracy_against_bytes" in {path.stem for path in written}) == (options.get("bytes_per_round") != 0)
     assert ("partition" in {path.stem for path in written}) == options.get("optional", True)
     for path in written:
         assert path.parent == folder
