@@ -106,7 +106,11 @@ def _headlines(run: AnyRun) -> list[tuple[str, str, str]]:
     seeds = f"mean ± standard deviation of {len(run.runs)} seeds; " if isinstance(run, RunGroup) else ""
     speed = measure(run, lambda each: number(each.summary.get("samples_per_second")))
     remark = f"{format_count(speed.mean)} samples a second" if speed else ""
-    per_round = f"{format_bytes((up.mean + down.mean) / rounds)} a round" if up and down and rounds else ""
+    per_round = (
+        f"{format_bytes((up.mean + down.mean) / rounds)} a round"
+        if up and down and rounds and up.mean + down.mean
+        else ""
+    )
     found = [
         ("Test accuracy, last round", plus_minus(accuracy, format_share), f"{seeds}{peak}"),
         ("Sent up", format_bytes(up.mean if up else None), "all clients, all rounds"),
@@ -186,7 +190,7 @@ def _sides(run: AnyRun) -> str:
         where = "server" if side == "server" else "client"
         place = "on the server" if where == "server" else "at each client"
         drawn.append(f'<div class="side {where}"><h3>{html.text(name)}, {place}</h3>{content}</div>')
-        if index < len(cuts) and index + 1 < len(parts):
+        if not whole and index < len(cuts) and index + 1 < len(parts):
             drawn.append(_crossing(cuts[index], [e for e in crossings if str(e.get("cut", "")) == cuts[index]]))
     flow = f'<div class="sides">\n{"".join(drawn)}\n</div>'
     if whole:
@@ -294,7 +298,11 @@ def _clients(run: AnyRun) -> str:
     shown = html.table(head, rows, bars=bars, at=1)
     where = f" of {first.path.name}" if isinstance(run, RunGroup) else ""
     when = f", accuracy at round {last.number}" if last else ""
-    return html.folded(f"table of {len(names)} clients{where}{when}", shown, shown=len(names) <= 12)
+    return html.folded(
+        f"table of {len(names)} {'client' if len(names) == 1 else 'clients'}{where}{when}",
+        shown,
+        shown=len(names) <= 12,
+    )
 
 
 def _largest(counts: Sequence[int], classes: Sequence[str]) -> str:
