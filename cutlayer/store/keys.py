@@ -1,0 +1,45 @@
+"""What names a batch, and where its objects lie."""
+
+from __future__ import annotations
+
+import uuid
+from hashlib import blake2b
+from typing import NamedTuple
+
+
+class BatchKey(NamedTuple):
+    """One batch of one client; keys sort by client, then in the order in which the client goes through its batches."""
+
+    client: int
+    round: int
+    epoch: int
+    batch: int
+
+    @property
+    def text(self) -> str:
+        """The key as part of a path."""
+        return "-".join(map(str, self))
+
+
+def parse_key(text: str) -> BatchKey:
+    """Return the key whose ``text`` this is.
+
+    Raises:
+        ValueError: it is none.
+    """
+    client, round_, epoch, batch = map(int, text.split("-"))
+    return BatchKey(client, round_, epoch, batch)
+
+
+def forward_uuid(secret: str, key: BatchKey) -> str:
+    """Return the uuid of the forward of a batch: always the same, so that a retry finds what the first try wrote.
+
+    It has the form of a random uuid (version 4) and cannot be guessed without ``secret``.
+    """
+    digest = blake2b(key.text.encode(), key=secret.encode()[:64], digest_size=16).digest()
+    return str(uuid.UUID(bytes=digest, version=4))
+
+
+def version_text(version: int) -> str:
+    """Return a weight version as part of a path; texts sort as the numbers do."""
+    return f"{version:08d}"
