@@ -8,7 +8,7 @@ from cutlayer.data import files
 from cutlayer.data.arrays import array_dataset, split_test
 from cutlayer.data.csv_table import read_rows
 from cutlayer.data.samples import Dataset
-from cutlayer.data.table import MISSING, categorical_features, numeric, numeric_features
+from cutlayer.data.table import categorical_features, numeric, numeric_features
 from cutlayer.errors import DataError
 
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
@@ -51,7 +51,7 @@ def heart_disease(path: str, *, test_fraction: float = 0.2, seed: int = 0, norma
     features = []
     for column in COLUMNS[:-1]:
         if column in CATEGORICAL:  # "3" and "3.0" are the same value
-            values = [text if text in MISSING else f"{float(text):g}" for text in cells[column]]
+            values = ["" if np.isnan(value) else f"{value:g}" for value in numeric(name, column, cells[column])]
             features.append(categorical_features(values, train))
         else:
             numbers = numeric(name, column, cells[column])

@@ -78,6 +78,7 @@ def hf(
         train_limit=train_limit,
         test_limit=test_limit,
         normalize=normalize,
+        layout="hwc" if any(isinstance(features[c], datasets.Image) for c in columns) else "auto",
         note=f"Hugging Face data set {Path(path).name}",
     )
 

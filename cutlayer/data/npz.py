@@ -19,8 +19,9 @@ def read_npz(name: str, path: str) -> dict[str, NDArray[Any]]:
     """Return the arrays of an npz file; arrays of Python objects are refused, because reading them runs code."""
     found = files.file(name, path)
     try:
-        with np.load(found, allow_pickle=False) as archive:
-            if not hasattr(archive, "files"):
+        with found.open("rb") as stream:
+            archive = np.load(stream, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
                 raise DataError(f"data {name} needs {found} to be an npz file, and it is one npy array: use np.savez")
             return {key: archive[key] for key in archive.files}
     except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:

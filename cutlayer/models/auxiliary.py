@@ -133,7 +133,7 @@ def _stages(backbone: nn.Module, example: Any, classes: int, count: Any, upto: A
         )
     fresh = copy.deepcopy(backbone)
     try:
-        stages = split(fresh, upto, as_tuple(example)).encoder
+        stages: nn.Module = fresh if upto == children[-1] else split(fresh, upto, as_tuple(example)).encoder
     except CutError as error:
         raise ConfigError(
             f"auxiliary stages cannot copy the backbone up to {upto!r} ({error}): choose another child with upto, or "
