@@ -20,8 +20,8 @@ def fold(module: nn.Module, start: Sequence[Tensor], after: Sequence[Sequence[Te
 
     ``start`` are the buffers that every batch started from, ``after[j]`` those that batch j left.
     """
-    if len(after) == 1 or not after:
-        return [b.clone() for b in (after[0] if after else start)]
+    if len(after) == 1 or not start:
+        return [b.clone() for b in after[0]]
     rates = _rates(module)
     folded = []
     for index, ((name, buffer), first) in enumerate(zip(module.named_buffers(), start, strict=True)):

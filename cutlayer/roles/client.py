@@ -17,7 +17,8 @@ from cutlayer import step, streams
 from cutlayer.data import Samples, batches
 from cutlayer.roles import crossing, feedback
 from cutlayer.roles.part import Part
-from cutlayer.roles.settings import Batch, BatchKey, Settings, part_seed
+from cutlayer.roles.settings import Batch, Settings, part_seed
+from cutlayer.store import BatchKey
 from cutlayer.transforms import Channel
 from cutlayer.wire import Message
 
@@ -75,7 +76,7 @@ class Client:
                 streams.derive(self.settings.seed, "order", round_number, self.number, epoch),
             )
             for index, rows in enumerate(order):
-                yield learn(self, self.batch(BatchKey(round_number, self.number, epoch, index), rows))
+                yield learn(self, self.batch(BatchKey(self.number, round_number, epoch, index), rows))
 
     def batch(self, key: BatchKey, rows: Tensor) -> Batch:
         """Return the samples at ``rows`` as the batch called ``key``, augmented, on the run's device."""
@@ -137,10 +138,10 @@ class Client:
             ]
         part.apply(gradients)
 
-    def end_round(self) -> None:
-        """Advance the schedules of the client's parts."""
+    def begin_round(self, number: int) -> None:
+        """Put the schedules of the client's parts at round ``number``."""
         for part in self.parts.values():
-            part.end_round()
+            part.begin_round(number)
 
     def report(self) -> Progress:
         """Return the progress since the last report, and start anew."""

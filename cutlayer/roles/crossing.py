@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cutlayer import step
 from cutlayer.errors import WireError
-from cutlayer.roles.settings import BatchKey
+from cutlayer.store import BatchKey
 from cutlayer.transforms import Channel
 from cutlayer.wire import dense
 
@@ -22,8 +22,7 @@ def pack(
     prefix: str, values: Sequence[Any], channel: Channel, kind: str, key: BatchKey, seed: int
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return ``values`` as packed tensors and JSON; None (no gradient flows) is left out."""
-    tensors = {f"{prefix}{i}": dense(v) for i, v in enumerate(values) if isinstance(v, Tensor)}
-    others = {f"{prefix}{i}": v for i, v in enumerate(values) if v is not None and not isinstance(v, Tensor)}
+    tensors, others = named(prefix, values)
     return channel.pack(kind, tensors, client=key.client, seed=seed, key=key), others
 
 
@@ -43,13 +42,28 @@ def unpack(
     mine = {k: v for k, v in tensors.items() if k.startswith(prefix)}
     found: dict[str, Any] = dict(channel.unpack(kind, mine, client=key.client, seed=seed, key=key))
     found |= {k: v for k, v in others.items() if k.startswith(prefix)}
+    return placed(prefix, found)
+
+
+def named(prefix: str, values: Sequence[Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return ``values`` by name, tensors apart from numbers; None is left out."""
+    tensors = {f"{prefix}{i}": dense(v) for i, v in enumerate(values) if isinstance(v, Tensor)}
+    others = {f"{prefix}{i}": v for i, v in enumerate(values) if v is not None and not isinstance(v, Tensor)}
+    return tensors, others
+
+
+def placed(prefix: str, found: Mapping[str, Any]) -> step.Values:
+    """Return values by name as the tuple that :func:`named` was given, without trailing None.
+
+    Raises WireError for a name that is not of the prefix's form.
+    """
     try:
-        placed = {int(name[len(prefix) :]): value for name, value in found.items()}
+        places = {int(name[len(prefix) :]): value for name, value in found.items()}
     except ValueError:
         raise WireError(f"expected tensors named {prefix}0, {prefix}1, ..., got {', '.join(found)}") from None
-    if placed and not 0 <= min(placed) <= max(placed) < 1000:
+    if places and not 0 <= min(places) <= max(places) < 1000:
         raise WireError(f"expected fewer than 1000 values at a cut, got {', '.join(found)}")
-    return tuple(placed.get(i) for i in range(max(placed, default=-1) + 1))
+    return tuple(places.get(i) for i in range(max(places, default=-1) + 1))
 
 
 def joined(crossings: Sequence[step.Values]) -> step.Values:

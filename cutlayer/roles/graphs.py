@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
+
+from torch import Tensor
 
 from cutlayer.step import Pass
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A forward with its graph, the weight version it saw and the buffers it left."""
+
+    version: int
+    done: Pass
+    after: list[Tensor]
 
 
 class GraphCache:
@@ -14,26 +26,26 @@ class GraphCache:
         self.capacity = capacity
         self.hits = 0
         self.misses = 0
-        self._graphs: OrderedDict[str, tuple[int, Pass]] = OrderedDict()
+        self._graphs: OrderedDict[str, Graph] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._graphs)
 
-    def put(self, forward: str, version: int, done: Pass) -> None:
-        """Keep the graph of ``forward``, made with weight ``version``; the oldest goes."""
+    def put(self, forward: str, graph: Graph) -> None:
+        """Keep the graph of ``forward``; the oldest goes."""
         if self.capacity > 0:
-            self._graphs[forward] = version, done
+            self._graphs[forward] = graph
             while len(self._graphs) > self.capacity:
                 self._graphs.popitem(last=False)
 
-    def take(self, forward: str, version: int) -> Pass | None:
-        """Return the graph of ``forward`` and forget it; None if it is gone or the weights have moved from ``version``."""
-        made, done = self._graphs.pop(forward, (None, None))
-        if made != version:
-            done = None
-        self.hits += done is not None
-        self.misses += done is None
-        return done
+    def take(self, forward: str, version: int) -> Graph | None:
+        """Return the graph of ``forward`` and forget it; None if it is gone or the weights have moved on to ``version``."""
+        found = self._graphs.pop(forward, None)
+        if found is not None and found.version != version:
+            found = None
+        self.hits += found is not None
+        self.misses += found is None
+        return found
 
     def clear(self) -> None:
         """Forget everything."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,10 +53,13 @@ class Part:
         for weight in self.weights:
             weight.grad = None
 
-    def end_round(self) -> None:
-        """Advance the learning-rate schedule by one round."""
+    def begin_round(self, number: int) -> None:
+        """Put the learning-rate schedule at round ``number`` (from 1): it advances by rounds, taken part in or not."""
         if self.schedule is not None:
-            self.schedule.step()
+            with warnings.catch_warnings():  # torch warns of a schedule that moves while its optimizer rests
+                warnings.simplefilter("ignore", UserWarning)
+                while self.schedule.last_epoch < number - 1:
+                    self.schedule.step()
 
     def read(self) -> dict[str, Tensor]:
         """Return the live weights and persistent buffers by original name; clone them to keep them."""
@@ -76,8 +80,7 @@ class Part:
         tensors = {f"weights/{name}": tensor for name, tensor in self.snapshot().items()}
         moments, steps = _flat(self.optimizer.state_dict())
         tensors |= {f"optimizer/{name}": tensor for name, tensor in moments.items()}
-        kept = {k: b for k, b in self._unsaved_buffers().items()}
-        tensors |= {f"buffers/{name}": tensor.detach().clone() for name, tensor in kept.items()}
+        tensors |= {f"buffers/{name}": b.detach().clone() for name, b in self._unsaved_buffers().items()}
         meta: dict[str, Any] = {"optimizer": steps}
         if self.schedule is not None:
             state = self.schedule.state_dict()
@@ -85,13 +88,16 @@ class Part:
         return tensors, meta
 
     def load_state(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-        """Put back what :meth:`state` returned."""
-        self.write({k.removeprefix("weights/"): v for k, v in tensors.items() if k.startswith("weights/")})
+        """Put back what :meth:`state` returned; without any ``weights/`` only the optimizer's state."""
+        weights = {k.removeprefix("weights/"): v for k, v in tensors.items() if k.startswith("weights/")}
+        if weights:
+            self.write(weights)
         moments = {k.removeprefix("optimizer/"): v for k, v in tensors.items() if k.startswith("optimizer/")}
         self.optimizer.load_state_dict(_unflat(moments, meta["optimizer"], self.optimizer.state_dict()))
         with torch.no_grad():
             for name, buffer in self._unsaved_buffers().items():
-                buffer.copy_(tensors[f"buffers/{name}"])
+                if f"buffers/{name}" in tensors:
+                    buffer.copy_(tensors[f"buffers/{name}"])
         if self.schedule is not None:
             self.schedule.load_state_dict(dict(meta["schedule"]))
 

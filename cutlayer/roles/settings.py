@@ -1,25 +1,16 @@
-"""What every role of one run agrees on, and the key that names a batch."""
+"""What every role of one run agrees on, and what a batch is."""
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cutlayer import step, streams
 from cutlayer.recipes import Recipe
-
-
-class BatchKey(NamedTuple):
-    """Names one batch of a run; a request with a known key counts nothing."""
-
-    round: int
-    client: int
-    epoch: int
-    batch: int
+from cutlayer.store import BatchKey
 
 
 @dataclass(frozen=True)
@@ -39,11 +30,6 @@ class Settings:
     def batch_seed(self, key: BatchKey) -> int:
         """Return the seed of a batch: every random number of the batch derives from it."""
         return streams.derive(self.seed, "batch", *key)
-
-    def forward_id(self, key: BatchKey) -> str:
-        """Return the UUID of a batch's forward record: the same for every retry."""
-        bits = streams.derive(self.seed, "forward", *key) << 64 | streams.derive(self.seed, "forward-low", *key)
-        return str(uuid.UUID(int=bits, version=4))
 
 
 def part_seed(batch_seed: int, part: str) -> int:

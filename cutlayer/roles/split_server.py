@@ -1,6 +1,6 @@
 """The split server: trains the backbone on what clients send, and keeps nothing that cannot be lost.
 
-Requests (meta ``key`` = [round, client, epoch, batch], ``samples`` = b):
+Requests (meta ``key`` = [client, round, epoch, batch], ``samples`` = b):
 
     train     h, y  -> loss, g_h      forward, backward and the step in one request: nothing is stored
     forward   h     -> z, forward id  the record {h, weight version, seed} is written before the answer
@@ -22,15 +22,17 @@ from cutlayer import step
 from cutlayer.errors import TrainingError, WireError
 from cutlayer.roles import buffers, crossing
 from cutlayer.roles.alignment import Aligner
-from cutlayer.roles.graphs import GraphCache
+from cutlayer.roles.graphs import Graph, GraphCache
 from cutlayer.roles.part import Part
-from cutlayer.roles.settings import BatchKey, Settings, part_seed
+from cutlayer.roles.settings import Settings, part_seed
 from cutlayer.roles.window import Window
-from cutlayer.store import ForwardRecords
+from cutlayer.store import BatchKey, ForwardRecords
 from cutlayer.transforms import Channel
 from cutlayer.wire import Message
 
 BACKBONE = "backbone"
+SHARED = -1
+"""The key of the one shared copy, where clients are the keys of theirs."""
 
 
 class SplitServer:
@@ -91,7 +93,7 @@ class SplitServer:
         loss, gradients, g = self._train_step(part, h, y, self._seed(key))
         after = part.buffers()
         step.restore(part.module, before)
-        window.add(key, self.settings.forward_id(key), len(y), gradients, after)
+        window.add(key, self.records.uuid(key), len(y), gradients, after)
         return self._answer(key, {"loss": loss}, "cut_gradients", "g", g if self._sends_gradients else ())
 
     def _train_joined(self, requests: Sequence[Message]) -> list[Message]:
@@ -104,7 +106,7 @@ class SplitServer:
         sizes = [len(y) for _, y in pairs]
         h, y = crossing.joined([h for h, _ in pairs]), torch.cat([y for _, y in pairs])
         loss, gradients, g = self._train_step(self.backbone, h, y, self._seed(keys[0]))
-        self._apply(-1, self.backbone, gradients)
+        self._apply(SHARED, self.backbone, gradients)
         answers = []
         for i, (key, size) in enumerate(zip(keys, sizes, strict=True)):
             start = sum(sizes[:i])
@@ -132,37 +134,54 @@ class SplitServer:
     def _forward(self, request: Message, key: BatchKey) -> Message:
         part, version = self.part(key.client), self.version(key.client)
         h = self._values(request, key, "activations", "h")
-        forward = self.settings.forward_id(key)
-        before = part.buffers()
-        done = step.run(part.module, h, self._seed(key), autocast=self.settings.autocast)
-        after = part.buffers()
-        if before:
-            step.restore(part.module, before)
-        self.records.put(forward, key, h, version=version, samples=int(request.meta["samples"]), after=after)
-        self.graphs.put(forward, version, done)
-        return self._answer(key, {}, "activations", "z", step.detached(done.outputs), forward=forward, version=version)
+        tensors, others = crossing.named("h", h)
+        meta = {"values": others, "samples": request.meta["samples"]}
+        record = self.records.put(key, version, self._seed(key), tensors, meta=meta)
+        graph = self._run(part, h, record.seed, version)
+        self.graphs.put(record.uuid, graph)
+        answer = {"forward": record.uuid, "version": version}
+        return self._answer(key, {}, "activations", "z", step.detached(graph.done.outputs), **answer)
 
     def _backward(self, request: Message, key: BatchKey) -> Message:
-        forward = self.settings.forward_id(key)
-        if request.meta.get("forward") != forward:
-            raise WireError(f"expected the forward id of batch {tuple(key)}, got {request.meta.get('forward')!r}")
-        record = self.records.get(forward)
+        record = self.records.get(str(request.meta.get("forward")))
+        if record.key != key:
+            raise WireError(f"expected the forward id of batch {key.text}, got that of batch {record.key.text}")
         δ = self._values(request, key, "output_gradients", "d")
-        self.records.put_gradients(forward, δ)
-        part = self.part(key.client)
-        done = self.graphs.take(forward, self.version(key.client))
-        if done is not None and record.version == self.version(key.client):
-            gradients, g = step.pull(part.module, done, δ)
-        else:
-            gradients, g = self._recompute(part, key, record.version, record.inputs, δ)
         if self.window is not None:
-            self.window.add(key, forward, record.samples, gradients, record.after)
+            self.records.put_delta(record, crossing.named("d", δ)[0])
+        part = self.part(key.client)
+        graph = self.graphs.take(record.uuid, self.version(key.client))
+        if graph is None:
+            part = self._pinned(part, key, record.version)
+            h = crossing.placed("h", {**record.inputs, **record.meta["values"]})
+            graph = self._run(part, h, record.seed, record.version)
+        gradients, g = step.pull(part.module, graph.done, δ)
+        if self.window is not None:
+            self.window.add(key, record.uuid, record.meta["samples"], gradients, graph.after)
         else:
-            if record.after:
-                step.restore(part.module, record.after)
+            step.restore(part.module, graph.after)
             self._apply(key.client, part, gradients)
-            self.records.delete(forward)
+            self.records.delete(record.uuid)
         return self._answer(key, {}, "cut_gradients", "g", g if self._sends_gradients else ())
+
+    def _run(self, part: Part, h: step.Values, seed: int, version: int) -> Graph:
+        """Run the backbone on ``h``; its buffers stay those of the weight version, what the batch leaves is kept apart."""
+        before = part.buffers()
+        done = step.run(part.module, h, seed, autocast=self.settings.autocast)
+        after = part.buffers()
+        step.restore(part.module, before)
+        return Graph(version, done, after)
+
+    def _pinned(self, part: Part, key: BatchKey, version: int) -> Part:
+        """Return the backbone as it was at ``version``, which may have moved on since the forward."""
+        if version == self.version(key.client):
+            return part
+        if self.window is None:
+            raise TrainingError(
+                f"expected the backward of batch {key.text} before the backbone stepped from version {version} to "
+                f"{self.version(key.client)}; clients that overlap need a recipe with step=window"
+            )
+        return self.window.pinned(version, part)
 
     def _upload(self, request: Message, key: BatchKey) -> Message:
         h, y = self._activations(request, key)
@@ -191,26 +210,25 @@ class SplitServer:
         return self._versions.get(self._copy(client), 0)
 
     def update(self) -> bool:
-        """Step the backbone on what the window holds; returns whether there was anything to step on."""
+        """Step the backbone on what the window holds, and publish it; returns whether there was anything to step on."""
         if self.window is None:
             return False
-        total = self.window.total(self.version(-1))
-        if total is None:
+        mean, part = self.window.mean(), self.backbone
+        if mean is None:
             return False
-        part = self.backbone
-        if part.has_buffers:
-            step.restore(part.module, buffers.fold(part.module, part.buffers(), total.buffers))
-        self._apply(-1, part, total.gradients)
-        self.window.clear(self.version(-1) - 1, total.members, part, self.version(-1), self.records)
+        step.restore(part.module, buffers.fold(part.module, part.buffers(), mean.buffers))
+        self._apply(SHARED, part, mean.gradients)
+        self.window.close(part, mean.members)
         return True
 
-    def end_round(self) -> None:
-        """Advance the schedule of every backbone by one round."""
-        for part in [self.backbone, *self.copies.values()]:
-            part.end_round()
+    def begin_round(self, number: int) -> None:
+        """Put the schedules of all backbones, and of the auxiliaries kept here, at round ``number``."""
+        auxiliaries = self.aligner.auxiliaries.values() if self.aligner is not None else ()
+        for part in [self.backbone, *self.copies.values(), *auxiliaries]:
+            part.begin_round(number)
 
     def versions(self) -> dict[int, int]:
-        """Return the version of every copy (-1: the shared one)."""
+        """Return the version of every copy (``SHARED`` or a client)."""
         return dict(self._versions)
 
     def load_versions(self, versions: Mapping[int, int]) -> None:
@@ -224,7 +242,7 @@ class SplitServer:
         return self.settings.recipe.feedback != "none"
 
     def _copy(self, client: int) -> int:
-        return client if self.settings.recipe.server == "per_client" else -1
+        return client if self.settings.recipe.server == "per_client" else SHARED
 
     def _seed(self, key: BatchKey) -> int:
         return part_seed(self.settings.batch_seed(key), BACKBONE)
@@ -238,19 +256,6 @@ class SplitServer:
         copy = self._copy(client)
         part.apply(gradients)
         self._versions[copy] = self._versions.get(copy, 0) + 1
-
-    def _recompute(
-        self, part: Part, key: BatchKey, version: int, h: step.Values, δ: step.Values
-    ) -> tuple[list[Tensor | None], list[Tensor | None]]:
-        """Run the forward of an earlier request again, with the weights and buffers that it saw."""
-        if version != self.version(key.client):
-            if self.window is None:
-                raise TrainingError(
-                    f"expected the backward of batch {tuple(key)} before the backbone stepped, got it after: forward "
-                    f"saw version {version}, now is {self.version(key.client)}; use a recipe with step=window"
-                )
-            part = self.window.pinned(version, part)
-        return step.backward(part.module, h, self._seed(key), δ, autocast=self.settings.autocast)
 
     def _values(self, request: Message, key: BatchKey, content: str, prefix: str) -> step.Values:
         others = request.meta.get("values", {})
@@ -274,7 +279,7 @@ class SplitServer:
 def _key(request: Message) -> BatchKey:
     key = request.meta.get("key")
     if not (isinstance(key, list) and len(key) == 4 and all(type(k) is int and k >= 0 for k in key)):
-        raise WireError(f"expected a batch key [round, client, epoch, batch] in the request, got {key!r}")
+        raise WireError(f"expected a batch key [client, round, epoch, batch] in the request, got {key!r}")
     return BatchKey(*key)
 
 

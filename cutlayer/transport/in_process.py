@@ -44,6 +44,16 @@ class InProcess:
             self._traffic.count_down(reply)
         return [self._carried(r) for r in replies]
 
+    def up(self, message: Message, content: str) -> Message:
+        """Carry a message from a client that is not a request to the split server: an update, a hand-over."""
+        self._traffic.count_up(message, content)
+        return self._carried(message)
+
+    def down(self, message: Message, content: str) -> Message:
+        """Carry a message to a client that is not a reply: weights."""
+        self._traffic.count_down(message, content)
+        return self._carried(message)
+
     def close(self) -> None:
         """Nothing to close."""
 

@@ -1,0 +1,250 @@
+"""From an experiment to what an engine needs: names are looked up, data is shared out, the model is cut and checked."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cutlayer import data as datasets
+from cutlayer import models, optimizers, recipes, step
+from cutlayer.codecs import parse
+from cutlayer.config import Experiment
+from cutlayer.cutting import SplitModel, as_tuple, split
+from cutlayer.data import Augment, Dataset
+from cutlayer.engines.local import Setup
+from cutlayer.errors import ConfigError, DataError
+from cutlayer.models import auxiliary
+from cutlayer.recipes import Recipe
+from cutlayer.roles.aggregators import aggregator
+from cutlayer.roles.settings import Settings
+from cutlayer.store import open_store
+
+EXAMPLE = 4
+"""Samples in the batch on which a cut is verified."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An experiment ready to run, and the pictures of it that the run folder keeps."""
+
+    setup: Setup
+    settings: Settings
+    partition: Mapping[str, Any]
+    model: Mapping[str, Any]
+
+
+def prepare(
+    experiment: Experiment,
+    *,
+    dataset: Dataset | None = None,
+    model: nn.Module | SplitModel | None = None,
+    recipe: Recipe | None = None,
+    aux: nn.Module | None = None,
+) -> Prepared:
+    """Return ``experiment`` ready to run; objects that are given stand in for what the experiment names.
+
+    Raises ConfigError, DataError or CutError before anything is trained.
+    """
+    recipe = recipe or recipes.get(experiment.algorithm)
+    for role in ("client", "server", "auxiliary"):
+        optimizers.check(getattr(experiment.optimizer, role))
+    rule = aggregator(experiment.aggregator)
+    del rule
+    parse(experiment.codec)
+    device = find_device(experiment.device)
+    loss = find_loss(experiment.loss)
+    dataset = dataset or _load(experiment.data)
+    augment = _augment(experiment)
+    shape = augment.output_shape(dataset.input_shape) if augment else dataset.input_shape
+    example = _example(dataset, augment)
+    cut = _cut(experiment, recipe, model, dataset, shape, example)
+    shares, partition = _shares(experiment, dataset)
+    h = _crossing(cut, example, dataset)
+    if recipe.local_loss and aux is None:
+        options = dict(experiment.auxiliary)
+        aux = auxiliary.derive(
+            options.pop("name"), cut.parts["backbone"], h, dataset.classes, seed=experiment.seed, **options
+        )
+    setup = Setup(
+        split=cut,
+        dataset=dataset,
+        shares=shares,
+        optimizers={r: getattr(experiment.optimizer, r) for r in ("client", "server", "auxiliary")},
+        auxiliary=aux,
+        codec=experiment.codec,
+        aggregator=experiment.aggregator,
+        update=experiment.update.model_dump(),
+        fraction=experiment.clients.fraction,
+        clip=experiment.clip,
+        augment=_batchwise(augment) if augment else None,
+        prepare=_centred(augment) if augment else None,
+        store=open_store(experiment.store) if recipe.durable and experiment.store else None,
+        encoded=bool(experiment.engine.get("encoded", False)),
+        evaluation_batch=experiment.evaluate.batch_size,
+    )
+    settings = Settings(
+        recipe=recipe,
+        parts=tuple(cut.parts),
+        seed=experiment.seed,
+        batch_size=experiment.batch_size,
+        local_epochs=experiment.local_epochs,
+        loss=loss,
+        autocast=torch.bfloat16 if experiment.precision == "bf16" else None,
+        device=device,
+        proximal=float(experiment.aggregator.get("mu", 0.01)) if experiment.aggregator["name"] == "fedprox" else 0.0,
+    )
+    return Prepared(setup, settings, partition, describe(cut))
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device called ``name``; ``auto`` is CUDA where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device must be auto, cpu, cuda or cuda:<n>, got {name!r}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {name} was asked for, but this machine's torch sees no CUDA; use device=cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device must be auto, cpu, cuda or cuda:<n>, got {name!r}")
+    return device
+
+
+def find_loss(name: str) -> step.Loss:
+    """Return the loss called ``name``: of ``torch.nn.functional``, or ``package.module:function(output, targets)``."""
+    if name == "cross_entropy":
+        return step.cross_entropy
+    if ":" in name:
+        module, _, attribute = name.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"loss {name!r} cannot be imported: {error}") from None
+    function = getattr(nn.functional, name, None)
+    if name not in ("nll_loss", "multi_margin_loss"):
+        raise ConfigError(
+            f"loss must be cross_entropy, nll_loss, multi_margin_loss or package.module:function, got {name!r}"
+        )
+    assert function is not None
+    return lambda output, targets: function(step.logits(output), targets)  # type: ignore[no-any-return]
+
+
+def describe(cut: SplitModel) -> dict[str, Any]:
+    """Return what each side holds and what crosses, as JSON."""
+    return {
+        "method": cut.method,
+        "cuts": list(cut.cuts),
+        "parts": {name: {"parameters": sum(p.numel() for p in m.parameters())} for name, m in cut.parts.items()},
+        "crossings": [
+            {"cut": c.cut, "name": c.name, "shape": list(c.shape), "dtype": c.dtype, "bytes": c.bytes_per_sample}
+            for c in cut.crossings
+        ],
+    }
+
+
+def _load(spec: Mapping[str, Any]) -> Dataset:
+    options = dict(spec)
+    return datasets.load(options.pop("name"), **options)
+
+
+def _augment(experiment: Experiment) -> Augment | None:
+    if experiment.augment is None:
+        return None
+    try:
+        return Augment(**experiment.augment)
+    except TypeError:
+        raise ConfigError(
+            f"augment has the options crop, padding, flip and cutout, got {', '.join(experiment.augment)}"
+        ) from None
+
+
+def _batchwise(augment: Augment) -> Any:
+    return lambda inputs, generator: (augment(inputs[0], generator), *inputs[1:])
+
+
+def _centred(augment: Augment) -> Any:
+    return lambda inputs: (augment.evaluate(inputs[0]), *inputs[1:])
+
+
+def _example(dataset: Dataset, augment: Augment | None) -> tuple[Any, ...]:
+    inputs, _ = dataset.train.take(torch.arange(min(EXAMPLE, len(dataset.train))))
+    return _centred(augment)(inputs) if augment else inputs  # type: ignore[no-any-return]
+
+
+def _cut(
+    experiment: Experiment,
+    recipe: Recipe,
+    model: nn.Module | SplitModel | None,
+    dataset: Dataset,
+    shape: tuple[int, ...],
+    example: tuple[Any, ...],
+) -> SplitModel:
+    needed = 2 if recipe.labels == "client" and not recipe.whole else 1
+    if isinstance(model, SplitModel):
+        if recipe.labels == "client" and model.head is None:
+            raise ConfigError(f"algorithm {recipe.name} is U-shaped and needs two cuts, got {', '.join(model.cuts)}")
+        if not recipe.whole and needed == 1 and model.head is not None:
+            raise ConfigError(f"algorithm {recipe.name} has labels at the server and needs one cut, got two")
+        model.verify(example)
+        return model.copy()
+    options = dict(experiment.model)
+    name = options.pop("name")
+    if model is None:
+        model = models.build(name, classes=dataset.classes, input_shape=shape, seed=experiment.seed, **options)
+    cuts = experiment.cuts
+    if cuts is None:
+        known = models.DEFAULT_CUTS.get(name)
+        if known is None:
+            raise ConfigError(
+                f"model {name} has no default cut: give cuts=<submodule> (see cutlayer inspect {name})"
+            )
+        cuts = tuple(known["two" if needed == 2 else "one"])
+    if not recipe.whole and len(cuts) != needed:
+        kind = "is U-shaped and needs two cuts" if needed == 2 else "has labels at the server and needs one cut"
+        raise ConfigError(f"algorithm {recipe.name} {kind}, got {', '.join(cuts)}")
+    return split(model, list(cuts), example)
+
+
+def _crossing(cut: SplitModel, example: tuple[Any, ...], dataset: Dataset) -> Any:
+    """Return what crosses the first cut on ``example``; check that the scores fit the classes."""
+    twin = cut.copy().eval()
+    with torch.no_grad():
+        h = twin.encoder(*example)
+        output = h
+        for part in list(twin.parts.values())[1:]:
+            output = part(*as_tuple(output))
+    scores = step.logits(output)
+    if not isinstance(scores, Tensor) or scores.ndim < 2 or scores.shape[-1] < dataset.classes:
+        got = tuple(scores.shape[1:])
+        raise DataError(
+            f"data {dataset.name} has {dataset.classes} classes, and the model gives {got} scores a sample; build the "
+            f"model with {dataset.classes} outputs"
+        )
+    return h
+
+
+def _shares(experiment: Experiment, dataset: Dataset) -> tuple[list[datasets.Share], dict[str, Any]]:
+    options = dict(experiment.partition)
+    scheme = options.pop("name")
+    count = experiment.clients.count
+    parts = datasets.partition(dataset, count, scheme, experiment.seed, **options)
+    shares = datasets.client_splits(
+        dataset, parts, fraction=experiment.clients.test_fraction, seed=experiment.seed, by_group=scheme == "natural"
+    )
+    counts = datasets.counts(dataset.train.targets, [s.train.index for s in shares], dataset.classes)
+    chosen = ", ".join(f"{k}={v}" for k, v in options.items())
+    names = dataset.group_names if scheme == "natural" and len(dataset.group_names) == count else ()
+    return shares, {
+        "scheme": f"{scheme}({chosen})" if chosen else scheme,
+        "classes": list(dataset.class_names),
+        "clients": [
+            {"name": names[i] if names else str(i), "counts": row.tolist(), "test": len(share.test)}
+            for i, (row, share) in enumerate(zip(counts, shares, strict=True))
+        ],
+    }

@@ -1,0 +1,107 @@
+"""A window: the batches whose gradients make one step of the backbone.
+
+Gradients are kept in the ledger of the weight version that they were computed with.  The window closes after so many
+batches or samples, or when the round does; the step that follows publishes the next version, and what only the old one
+needed is deleted.  A gradient that arrives for a version already left counts in the version that is open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from cutlayer.roles.part import Part
+from cutlayer.store import BatchKey, ForwardRecords, GradientLedger, Member, TensorStore, WeightVersions
+
+BACKBONE = "backbone"
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean gradient over a window's samples, one a trainable parameter, and every batch's buffers, in order."""
+
+    gradients: list[Tensor | None]
+    buffers: list[list[Tensor]]
+    members: tuple[Member, ...]
+
+
+class Window:
+    """Collects gradients until ``limit`` ``unit`` ("batches" or "samples") are in; None is until the round ends."""
+
+    def __init__(
+        self,
+        store: TensorStore,
+        run: str,
+        part: Part,
+        records: ForwardRecords,
+        *,
+        limit: int | None = None,
+        unit: str = "batches",
+        version: int = 0,
+    ) -> None:
+        self.limit, self.unit = limit, unit
+        self.versions = WeightVersions(store, run)
+        self._store, self._run, self._records = store, run, records
+        self._count = 0
+        self._names = [name for name, p in part.module.named_parameters() if p.requires_grad]
+        self._ledger = GradientLedger(store, run, version)
+        self._publish(version, part)
+
+    @property
+    def full(self) -> bool:
+        """Enough is in for a step."""
+        return self.limit is not None and self._count >= self.limit
+
+    def add(
+        self,
+        key: BatchKey,
+        forward: str,
+        samples: int,
+        gradients: Sequence[Tensor | None],
+        after: Sequence[Tensor],
+    ) -> None:
+        """Count the mean gradient over the ``samples`` of a batch, once, with the buffers that the batch left."""
+        named = {name: g for name, g in zip(self._names, gradients, strict=True) if g is not None}
+        buffers = {f"{i:04d}": tensor for i, tensor in enumerate(after)}
+        if self._ledger.add(key, forward, samples, named, buffers=buffers):
+            self._count += 1 if self.unit == "batches" else samples
+
+    def mean(self) -> Mean | None:
+        """Return the mean over what is in; None if nothing is."""
+        if not self._count:
+            return None
+        self._ledger.flush()
+        total = self._ledger.total()
+        return Mean(
+            [total.gradients.get(name) for name in self._names],
+            [[batch[k] for k in sorted(batch)] for batch in total.buffers],
+            total.members,
+        )
+
+    def close(self, part: Part, members: Sequence[Member]) -> None:
+        """Publish ``part``, stepped on the window's mean, as the next version, and delete what only the old one needed."""
+        version = self._ledger.version + 1
+        self._publish(version, part)
+        for member in members:
+            record = self._records.get(member.uuid) if self._has_record(member) else None
+            if record is not None:
+                self._records.delete_delta(record)
+                self._records.delete(member.uuid)
+        self._ledger.discard()
+        self._ledger = GradientLedger(self._store, self._run, version)
+        self._count = 0
+        self.versions.collect(BACKBONE, {note.version for note in self._records.notes()})
+
+    def pinned(self, version: int, part: Part) -> Part:
+        """Return a copy of ``part`` with the weights and buffers of an earlier version that a forward refers to."""
+        twin = part.copy()
+        twin.write(self.versions.load(BACKBONE, version)[0])
+        return twin
+
+    def _publish(self, version: int, part: Part) -> None:
+        self.versions.publish(BACKBONE, version, part.snapshot(), part.optimizer.state_dict())
+
+    def _has_record(self, member: Member) -> bool:
+        return self._store.exists(f"{self._records.forwards}/{member.uuid}")
