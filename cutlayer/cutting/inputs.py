@@ -174,3 +174,12 @@ def first(leaves: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
     if any(not t.dim() or t.size(0) != size for t in leaves):
         return None
     return tuple(t[:1] for t in leaves)
+
+
+def shortened(leaves: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
+    """Return the batch with shorter sequences: one token less, where tokens are integers of shape [batch, length]."""
+    lengths = {t.size(1) for t in leaves if t.dim() == 2 and not t.is_floating_point()}
+    if len(lengths) != 1 or min(lengths) < 3:
+        return None
+    (length,) = lengths
+    return tuple(t[:, :-1] if t.dim() > 1 and t.size(1) == length else t for t in leaves)

@@ -96,10 +96,32 @@ def owners(
             if isinstance(value, nn.Module):
                 for inner in chain(value.parameters(), value.buffers()):
                     uses.setdefault(id(inner), set()).add(stage)
+    return owners_of(model, uses, called, read, cuts)
+
+
+def owners_of(
+    model: nn.Module,
+    uses: Mapping[int, set[int]],
+    called: set[int],
+    read: set[int],
+    cuts: Sequence[str],
+    containers: frozenset[str] = frozenset(),
+) -> list[tuple[Unit, frozenset[int]]]:
+    """Return the owners (see ``owners``) from the parts that use each object, by id.
+
+    Args:
+        model: the uncut model.
+        uses: the parts in which each called module and each tensor is used.
+        called: ids of the modules that are called as a whole.
+        read: ids of the tensors that containers use directly.
+        cuts: names of the cut points, for the message.
+        containers: names of modules that are to be opened even if nothing in them is used.
+    """
     _refuse_shared(model, uses, cuts)
     found: list[tuple[Unit, frozenset[int]]] = []
     here = frozenset({0})
-    for unit in _units(model, called, read, model, ""):
+    opened = {id(model.get_submodule(name)) for name in containers}
+    for unit in _units(model, called, read | opened, model, ""):
         parts = frozenset(chain(uses.get(id(unit.value), ()), *(uses.get(id(t), ()) for t in unit.tensors())))
         if parts:
             here = frozenset({max(parts)})

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from cutlayer.cutting.children import by_children
+from cutlayer.cutting.export import export
 from cutlayer.cutting.inputs import Inputs, doubled, read_example, read_signature
 from cutlayer.cutting.model import ROLES, SplitModel, crossings
 from cutlayer.cutting.owners import owners, persistent_buffers
@@ -27,8 +29,8 @@ def _fx(
     return trace(model, containers, inputs)
 
 
-TRACINGS: dict[str, Tracing] = {"fx": _fx}
-METHODS = ("fx",)
+TRACINGS: dict[str, Tracing] = {"fx": _fx, "export": export}
+METHODS = ("fx", "children", "export")
 
 
 def split(model: nn.Module, at: str | Sequence[str], example: Any = None, *, method: str = "auto") -> SplitModel:
@@ -71,8 +73,12 @@ def split(model: nn.Module, at: str | Sequence[str], example: Any = None, *, met
 def _split_by(
     method: str, model: nn.Module, cuts: tuple[str, ...], inputs: Inputs, leaves: tuple[Tensor, ...]
 ) -> SplitModel:
-    programs = TRACINGS[method](model, ancestors(cuts), inputs, leaves)
-    result = assemble(method, model, programs, cuts, inputs, leaves)
+    containers = ancestors(cuts)
+    if method == "children":
+        result = by_children(model, containers, cuts, inputs, leaves)
+    else:
+        programs = TRACINGS[method](model, containers, inputs, leaves)
+        result = assemble(method, model, programs, cuts, inputs, leaves)
     if leaves:
         check(model, list(result.parts.values()), inputs, leaves)
     return result

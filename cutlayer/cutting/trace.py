@@ -18,6 +18,7 @@ from torch import fx, nn
 
 from cutlayer.cutting.inputs import Inputs
 from cutlayer.cutting.program import Program, Rejected, mode, undisturbed
+from cutlayer.cutting.units import short
 
 
 class _Tracer(fx.Tracer):
@@ -117,14 +118,9 @@ def trace(model: nn.Module, containers: frozenset[str], inputs: Inputs) -> Mappi
                     graph = _Tracer(containers, inputs).trace(model)
             except Rejected:
                 raise
-            except Exception as error:  # noqa: BLE001 - anything a model's own Python may raise on symbolic values
-                raise Rejected(f"its forward does not trace symbolically ({_short(error)})") from error
+            except Exception as error:
+                raise Rejected(f"its forward does not trace symbolically ({short(error)})") from error
             if _states() != before:
                 raise Rejected("its forward draws random numbers outside its submodules")
         programs[training] = Program(graph, constants)
     return programs
-
-
-def _short(error: Exception) -> str:
-    text = str(error).strip().split("\n")[0] or type(error).__name__
-    return text if len(text) <= 160 else text[:157] + "..."
