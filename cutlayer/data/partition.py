@@ -125,9 +125,12 @@ def client_splits(
     return shares
 
 
-def _positive(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise ConfigError(f"partition.{name} must be a positive number, and {value!r} came: 0.5 is a usual choice")
+def _alpha(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1e-6 <= value <= 1e9:
+        raise ConfigError(
+            f"partition.alpha must be a number from 1e-6 (one label each) to 1e9 (iid), and {value!r} came: 0.5 is a "
+            "usual choice"
+        )
     return float(value)
 
 
@@ -138,7 +141,7 @@ def _iid(labels: Tensor, clients: int, minimum: int, random: np.random.Generator
 def _quantity(
     labels: Tensor, clients: int, minimum: int, random: np.random.Generator, alpha: float = 0.5
 ) -> list[Tensor]:
-    alpha = _positive("alpha", alpha)
+    alpha = _alpha(alpha)
     for _ in range(DRAWS):
         sizes = apportion(len(labels), _dirichlet_row(random, np.full(clients, alpha)))
         if sizes.min() >= minimum:
@@ -154,7 +157,7 @@ def _dirichlet(
     alpha: float = 0.5,
     balanced: bool = False,
 ) -> list[Tensor]:
-    alpha = _positive("alpha", alpha)
+    alpha = _alpha(alpha)
     if not isinstance(balanced, bool):
         raise ConfigError(f"partition.balanced must be true or false, and {balanced!r} came")
     values, inverse, totals = np.unique(labels.numpy(), return_inverse=True, return_counts=True)

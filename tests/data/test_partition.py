@@ -110,6 +110,13 @@ def test_balanced_dirichlet_gives_equal_sizes() -> None:
     assert all(abs(len(part) - 250) <= 25 for part in parts)
 
 
+def test_balanced_dirichlet_mixtures_are_drawn_around_the_frequencies_of_labels() -> None:
+    labels = (torch.arange(40_000) % 20 == 0).long()  # one in twenty
+    table = counts(labels, partition(labels, 100, "dirichlet", 0, alpha=1.0, balanced=True), 2)
+    # Beta(1.9, 0.1), and not the uniform Beta(1, 1): most clients see next to nothing of the rare label.
+    assert (table[:, 1] <= 4).mean() > 0.5
+
+
 def test_dirichlet_proportions_have_the_variance_of_the_distribution() -> None:
     labels = torch.zeros(100_000, dtype=torch.int64)
     alpha, clients = 0.5, 4
@@ -206,10 +213,10 @@ def test_counts_are_a_table_of_clients_and_labels() -> None:
         ("iid", 5, {"alpha": 1.0}, "partition iid has no option 'alpha'"),
         ("iid", 60, {}, "need 120 training samples, and there are 100"),
         ("iid", 5, {"min_samples": 0}, "min_samples must be at least 1"),
-        ("dirichlet", 5, {"alpha": 0}, "alpha must be a positive number, and 0 came"),
-        ("dirichlet", 5, {"alpha": "x"}, "alpha must be a positive number, and 'x' came"),
+        ("dirichlet", 5, {"alpha": 0}, "alpha must be a number from 1e-6 .* and 0 came"),
+        ("dirichlet", 5, {"alpha": "x"}, "alpha must be a number from 1e-6 .* and 'x' came"),
         ("dirichlet", 5, {"balanced": 1}, "balanced must be true or false"),
-        ("quantity", 5, {"alpha": -1.0}, "alpha must be a positive number"),
+        ("quantity", 5, {"alpha": -1.0}, "alpha must be a number"),
         ("shards", 5, {"shards": 0}, "shards must be a positive whole number"),
         ("shards", 5, {"shards": 50}, "250 training samples, and there are 100"),
         ("shards", 5, {"shards": 1, "min_samples": 20}, "no deal of 1 shards"),

@@ -84,6 +84,20 @@ def test_stages_are_the_first_children_of_the_backbone() -> None:
     assert children(derive("stages", halves.backbone, h, 5, upto="fc3")) == ["fc2", "relu2", "fc3"]
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_stages_do_not_start_from_the_servers_weights(name: str) -> None:
+    halves, h = cut(name)
+    server = halves.backbone.state_dict()
+    one, two = (derive("stages", halves.backbone, h, 5, seed=seed).get_submodule("stages") for seed in (0, 1))
+    compared = 0
+    for (key, value), other in zip(one.named_parameters(), two.parameters(), strict=True):
+        if value.dim() > 1:  # biases and normalisation start as constants
+            assert not torch.equal(value, server[key])
+            assert not torch.equal(value, other)
+            compared += 1
+    assert compared
+
+
 def test_the_published_auxiliary_model_of_resnet18_is_layer3_pool_and_fc() -> None:
     model = build("resnet18", classes=10, input_shape=(3, 32, 32), seed=0, stem=7)
     x = torch.randn(2, 3, 32, 32)
