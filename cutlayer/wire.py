@@ -113,7 +113,7 @@ def dense(tensor: Tensor) -> Tensor:
         tensor = tensor.detach()
         if type(tensor) is not Tensor:
             tensor = tensor.as_subclass(Tensor)
-    if tensor.data_ptr() % _ALIGNMENT == 0 and not tensor.is_inference():
+    if not tensor.is_meta and tensor.data_ptr() % _ALIGNMENT == 0 and not tensor.is_inference():
         order = _order(tensor.shape, tensor.stride())
         if order is not False and tensor.dtype in _CODES:
             return tensor
@@ -213,7 +213,9 @@ def parts(message: Message) -> list[bytes | memoryview]:
 
 def _raw(tensor: Tensor) -> memoryview:
     tensor = tensor.detach().cpu().resolve_neg()
-    array: Any = tensor.permute(memory_order(tensor)).contiguous().reshape(-1).view(torch.uint8).numpy()
+    tensor = tensor.permute(memory_order(tensor)).contiguous()
+    flat = tensor.as_strided((tensor.numel(),), (1,))  # a single element may call itself contiguous with any stride
+    array: Any = flat.view(torch.uint8).numpy()
     return memoryview(array)
 
 

@@ -117,4 +117,6 @@ def _scale(low: Tensor, high: Tensor) -> Tensor:
     scale = high / 255 - low / 255
     bits = scale.contiguous().view(torch.int32)
     scale = ((bits + _LOW_BITS) & ~_LOW_BITS).view(torch.float32)
+    if bool((scale * 255).isinf().any()):  # at the end of float32's range, down
+        scale = (bits & ~_LOW_BITS).view(torch.float32)
     return torch.where(scale > torch.finfo(torch.float32).tiny, scale, 1.0)

@@ -76,7 +76,9 @@ def build(spec: Spec) -> Transform:
     try:
         codec = target(**options)
     except TypeError as error:
-        raise ConfigError(f"codec {name!r} does not take these options: {error}") from error
+        raise ConfigError(
+            f"codec {name!r} does not take the options {', '.join(map(str, options))}: {error}"
+        ) from error
     if not isinstance(codec, Transform):
         raise ConfigError(f"codec {name!r} should be a cutlayer.transforms.Transform, got {type(codec).__name__}")
     return codec
