@@ -53,7 +53,8 @@ class Recipe:
     align_epochs: int = 100
     align_batch: int = 1000
     buffer: int = 1000
-    """FSL-SAGE: alignment period in rounds, epochs and batch of an alignment, newest samples kept per client."""
+    """FSL-SAGE: alignment period in rounds (the first is after round 1: until then the auxiliary is a random guess), epochs
+    and batch of an alignment, newest samples kept per client."""
     source: str = ""
     summary: str = ""
 

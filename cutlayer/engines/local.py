@@ -182,7 +182,7 @@ class LocalEngine:
                 part.write(mean)
 
     def _align(self, now: Plan, clients: Sequence[Client]) -> None:
-        if self.server is None or self.server.aligner is None or now.round % self.recipe.align_every:
+        if self.server is None or self.server.aligner is None or (now.round - 1) % self.recipe.align_every:
             return
         for client in clients:
             start = perf_counter()
