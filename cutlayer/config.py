@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -93,6 +93,7 @@ class Experiment(BaseModel):
     deterministic: bool = True
     engine: Spec = {"name": "local"}
     device: str = "auto"
+    threads: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     out: str | None = None
 
     @field_validator("algorithm", "model", "data", "partition", "aggregator", "auxiliary", "engine", mode="before")

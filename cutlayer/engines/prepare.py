@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from cutlayer import data as datasets
 from cutlayer import models, optimizers, recipes, step
@@ -36,6 +37,7 @@ class Prepared:
     settings: Settings
     partition: Mapping[str, Any]
     model: Mapping[str, Any]
+    threads: int
 
 
 def prepare(
@@ -98,7 +100,10 @@ def prepare(
         device=device,
         proximal=float(experiment.aggregator.get("mu", 0.01)) if experiment.aggregator["name"] == "fedprox" else 0.0,
     )
-    return Prepared(setup, settings, partition, describe(cut))
+    threads = experiment.threads
+    if threads == "auto":
+        threads = find_threads(cut, example, experiment.batch_size)
+    return Prepared(setup, settings, partition, describe(cut), threads)
 
 
 def find_device(name: str) -> torch.device:
@@ -114,6 +119,19 @@ def find_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"device must be auto, cpu, cuda or cuda:<n>, got {name!r}")
     return device
+
+
+SMALL = 100e6
+"""FLOPs of a batch's forward below which handing work to a second thread costs more than it brings."""
+
+
+def find_threads(cut: SplitModel, example: tuple[Any, ...], batch_size: int) -> int:
+    """Return how many threads serve the model best: one for a small one, else as many as torch has."""
+    twin = cut.copy().eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        twin(*example)
+    rows = next((len(v) for v in example if isinstance(v, Tensor) and v.ndim), 1)
+    return 1 if counter.get_total_flops() / rows * batch_size < SMALL else torch.get_num_threads()
 
 
 def find_loss(name: str) -> step.Loss:

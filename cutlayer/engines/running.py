@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import shlex
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,7 +73,7 @@ def execute(
     An interruption (Ctrl-C, a kill, a full disk) loses at most the rounds since the last checkpoint.
     """
     observer = observer or Silent()
-    with streams.preserved(), _numerics(experiment, prepared.settings.device):
+    with streams.preserved(), _numerics(experiment, prepared):
         engine = LocalEngine(prepared.setup, prepared.settings)
         metrics = _restore(engine, folder) if folder is not None and resume else []
         if folder is not None and not resume:
@@ -160,13 +162,21 @@ def summarise(experiment: Experiment, prepared: Prepared, metrics: list[dict[str
         "samples": samples,
         "samples_per_second": samples / seconds if seconds else None,
         "seed": experiment.seed,
+        "command": command(),
         "clients": experiment.clients.count,
         "device": str(prepared.settings.device),
-        "threads": torch.get_num_threads(),
+        "threads": prepared.threads,
         "parameters": {name: part["parameters"] for name, part in prepared.model["parts"].items()},
         "data_note": prepared.setup.dataset.note,
         "versions": versions(),
     }
+
+
+def command() -> str | None:
+    """Return the command line that was given, None where cutlayer was called from Python."""
+    if Path(sys.argv[0]).stem not in ("cutlayer", "cli"):
+        return None
+    return shlex.join(["cutlayer", *sys.argv[1:]])
 
 
 def versions() -> dict[str, str]:
@@ -185,14 +195,17 @@ def versions() -> dict[str, str]:
 
 
 @contextmanager
-def _numerics(experiment: Experiment, device: torch.device) -> Iterator[None]:
+def _numerics(experiment: Experiment, prepared: Prepared) -> Iterator[None]:
     """Deterministic kernels where there is a choice (CUDA); on the CPU torch's are, at a fixed number of threads."""
     before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
-    if device.type == "cuda":
+    threads = torch.get_num_threads()
+    torch.set_num_threads(prepared.threads)
+    if prepared.settings.device.type == "cuda":
         torch.use_deterministic_algorithms(experiment.deterministic, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False
     try:
         yield
     finally:
+        torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(before[0])
         torch.utils.deterministic.fill_uninitialized_memory = before[1]
