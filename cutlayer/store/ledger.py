@@ -113,7 +113,7 @@ class GradientLedger:
         buffers: Tensors | None = None,
         position: int | None = None,
     ) -> bool:
-        """Count a batch; return False, and change nothing, if this replica has counted it already.
+        """Count a batch; return False, and change nothing, if it is known to be counted already.
 
         Args:
             samples: how many samples ``gradients`` is the mean over.
@@ -149,13 +149,14 @@ class GradientLedger:
 
     def _put_single(self, member: Member, gradients: Tensors, buffers: Tensors) -> bool:
         path = f"{self.folder}/single-{member.key.text}"
-        self._singles[member.key] = member.uuid
+        new = True
         try:
             self._store.put(path, *_pack(_Fold([member], gradients, [buffers])), if_absent=True)
         except ObjectExists:
             _same(member.key, _members(path, self._store.meta(path))[0].uuid, member.uuid)
-            return False
-        return True
+            new = False
+        self._singles[member.key] = member.uuid
+        return new
 
     def flush(self) -> None:
         """Write the running prefixes, so that other processes see them; each replaces the shorter one written before.
@@ -207,12 +208,12 @@ class GradientLedger:
         return lost
 
     def members(self) -> dict[BatchKey, Member]:
-        """Return every batch that is counted, here or in a file, by key.
+        """Return every batch that is counted, here or in a file, by key and in canonical order.
 
         Raises:
             StoreError: a batch is counted with two uuids.
         """
-        return self._pieces().members
+        return dict(sorted(self._pieces().members.items()))
 
     def total(self, expected: Mapping[BatchKey, str] | Iterable[BatchKey] | None = None) -> Total:
         """Return the mean gradient over exactly the batches in ``expected``, or over all that are counted.

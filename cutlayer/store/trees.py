@@ -30,6 +30,8 @@ def flatten(tree: Any) -> tuple[Tensors, Any]:
 
 def _down(tree: Any, place: str, tensors: Tensors) -> Any:
     if isinstance(tree, Tensor):
+        while place in tensors:  # keys 1 and "1" read alike
+            place += "'"
         tensors[place] = tree
         return {"t": place}
     if isinstance(tree, dict):
