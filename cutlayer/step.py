@@ -127,6 +127,26 @@ def _first_call(part: nn.Module, leaves: Values, seed: int, autocast: torch.dtyp
     raise AssertionError("the second call returns or raises")
 
 
+def run_apart(
+    part: nn.Module, inputs: Iterable[Any], seed: int, *, autocast: torch.dtype | None = None
+) -> tuple[Pass, list[Tensor]]:
+    """As :func:`run`, on copies of the part's buffers: returns also the copies, as the forward left them.
+
+    The part's own buffers stay as they are, and nothing that the graph has saved is written to afterwards, so that the
+    graph may wait for its backward while other forwards come by.
+    """
+    places = [(m._buffers, name, b) for m in part.modules() for name, b in m._buffers.items() if b is not None]
+    copies = {id(buffer): buffer.detach().clone() for _, _, buffer in places}
+    for home, name, buffer in places:
+        home[name] = copies[id(buffer)]
+    try:
+        done = run(part, inputs, seed, autocast=autocast)
+        return done, list(part.buffers())
+    finally:
+        for home, name, buffer in places:
+            home[name] = buffer
+
+
 def forward(part: nn.Module, inputs: Iterable[Any], seed: int, *, autocast: torch.dtype | None = None) -> Values:
     """Run ``part`` once and keep nothing: returns the detached outputs; buffers move."""
     return detached(run(part, inputs, seed, autocast=autocast).outputs)

@@ -166,10 +166,7 @@ class SplitServer:
 
     def _run(self, part: Part, h: step.Values, seed: int, version: int) -> Graph:
         """Run the backbone on ``h``; its buffers stay those of the weight version, what the batch leaves is kept apart."""
-        before = part.buffers()
-        done = step.run(part.module, h, seed, autocast=self.settings.autocast)
-        after = part.buffers()
-        step.restore(part.module, before)
+        done, after = step.run_apart(part.module, h, seed, autocast=self.settings.autocast)
         return Graph(version, done, after)
 
     def _pinned(self, part: Part, key: BatchKey, version: int) -> Part:
