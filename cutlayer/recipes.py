@@ -17,13 +17,13 @@ yours: ``cutlayer run algorithm=my_module:my_recipe``.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any, Literal, get_args, get_type_hints
 
 from cutlayer.errors import ConfigError
+from cutlayer.targets import load_object
 
 Labels = Literal["server", "client"]
 Server = Literal["shared", "per_client", "none"]
@@ -199,11 +199,7 @@ def get(spec: str | Mapping[str, Any] | Recipe) -> Recipe:
 
 
 def _imported(target: str) -> Recipe:
-    module, _, attribute = target.partition(":")
-    try:
-        recipe = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"algorithm {target!r} cannot be imported: {error}; expected package.module:recipe") from None
+    recipe = load_object(target, "algorithm")
     if not isinstance(recipe, Recipe):
         raise ConfigError(f"algorithm {target!r} must be a cutlayer.Recipe, got {type(recipe).__name__}")
     return recipe

@@ -8,7 +8,6 @@ codec: mypackage.codecs:MyCodec                    a `Transform` of one's own
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from cutlayer.codecs.fp32 import Fp32
 from cutlayer.codecs.int8 import Int8
 from cutlayer.codecs.topk import TopK
 from cutlayer.errors import ConfigError
+from cutlayer.targets import load_target
 from cutlayer.transforms import KINDS, Channel, Transform
 
 CODECS: dict[str, Callable[..., Transform]] = {
@@ -72,7 +72,7 @@ def build(spec: Spec) -> Transform:
     name = options.pop("name", None)
     if not isinstance(name, str) or (name not in CODECS and ":" not in name):
         raise ConfigError(f"codec expected one of {', '.join(CODECS)}, or 'package.module:Class', got {name!r}")
-    target = CODECS[name] if name in CODECS else _imported(name)
+    target = CODECS[name] if name in CODECS else load_target(name, "codec")
     try:
         codec = target(**options)
     except TypeError as error:
@@ -82,14 +82,3 @@ def build(spec: Spec) -> Transform:
     if not isinstance(codec, Transform):
         raise ConfigError(f"codec {name!r} should be a cutlayer.transforms.Transform, got {type(codec).__name__}")
     return codec
-
-
-def _imported(name: str) -> Callable[..., Transform]:
-    module, _, attribute = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"codec {name!r} cannot be imported: {error}; write it as 'package.module:Class'") from error
-    if not callable(found):
-        raise ConfigError(f"codec {name!r} should be a class or function, got {type(found).__name__}")
-    return found  # type: ignore[no-any-return]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cutlayer.data.arrays import array_dataset
 from cutlayer.data.samples import Dataset
 from cutlayer.errors import DataError
-from cutlayer.models.target import call_accepted, load_target
+from cutlayer.targets import call_accepted, load_target
 
 
 def user(target: str, **options: Any) -> Dataset:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +23,7 @@ from cutlayer.recipes import Recipe
 from cutlayer.roles.aggregators import aggregator
 from cutlayer.roles.settings import Settings
 from cutlayer.store import open_store
+from cutlayer.targets import load_target
 
 EXAMPLE = 4
 """Samples in the batch on which a cut is verified."""
@@ -139,11 +139,7 @@ def find_loss(name: str) -> step.Loss:
     if name == "cross_entropy":
         return step.cross_entropy
     if ":" in name:
-        module, _, attribute = name.partition(":")
-        try:
-            return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(f"loss {name!r} cannot be imported: {error}") from None
+        return load_target(name, "loss")
     function = getattr(nn.functional, name, None)
     if name not in ("nll_loss", "multi_margin_loss"):
         raise ConfigError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cutlayer.errors import ConfigError
-from cutlayer.models.target import call_accepted, load_target
+from cutlayer.targets import call_accepted, load_target
 
 if TYPE_CHECKING:
     from torch import nn

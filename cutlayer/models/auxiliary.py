@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cutlayer.cutting import as_tuple, split
 from cutlayer.errors import ConfigError, CutError
 from cutlayer.models.checks import whole
-from cutlayer.models.target import call_accepted, load_target
+from cutlayer.targets import call_accepted, load_target
 from cutlayer.streams import derive as derive_seed
 from cutlayer.streams import preserved, start
 

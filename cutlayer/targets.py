@@ -13,7 +13,19 @@ from cutlayer.errors import ConfigError
 
 
 def load_target(target: str, what: str) -> Callable[..., Any]:
-    """Return what "package.module:function" names; ``what`` is the key it came from, for the message.
+    """Return the function or class that "package.module:function" names; ``what`` is the key it came from.
+
+    Raises ConfigError.
+    """
+    found = load_object(target, what)
+    if not callable(found):
+        raise ConfigError(f"{what} {target!r} must be a function or class, and it is a {type(found).__name__}")
+    function: Callable[..., Any] = found
+    return function
+
+
+def load_object(target: str, what: str) -> Any:
+    """Return what "package.module:name" names; ``what`` is the key it came from, for the message.
 
     The current directory is searched last, so that a file beside the experiment is found.  Raises ConfigError.
     """
@@ -29,14 +41,13 @@ def load_target(target: str, what: str) -> Callable[..., Any]:
             f"{what} {target!r} needs the module {error.name!r}, and it cannot be imported: start in the folder that "
             "holds it, or install it"
         ) from error
+    except Exception as error:
+        raise ConfigError(f"{what} {target!r}: importing {module_name} raised {type(error).__name__}: {error}") from error
     for name in attribute.split("."):
         if not hasattr(found, name):
             raise ConfigError(f"{what} {target!r} is not there: {module_name} has no {attribute!r}")
         found = getattr(found, name)
-    if not callable(found):
-        raise ConfigError(f"{what} {target!r} must be a function or class, and it is a {type(found).__name__}")
-    function: Callable[..., Any] = found
-    return function
+    return found
 
 
 def call_accepted(

@@ -9,7 +9,7 @@ import torch
 
 from cutlayer.errors import ConfigError
 from cutlayer.models import build
-from cutlayer.models.target import call_accepted, load_target
+from cutlayer.targets import call_accepted, load_target
 
 CODE = """
 import torch
