@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from cutlayer.cutting.inputs import Inputs, doubled, shortened
-from cutlayer.cutting.model import ROLES, Crossing, SplitModel
+from cutlayer.cutting.model import ROLES, Crossing, SplitModel, batch_dim
 from cutlayer.cutting.owners import Unit, owners_of
-from cutlayer.cutting.program import Rejected
+from cutlayer.cutting.program import UnfitError
 from cutlayer.cutting.record import Record, Source, record
 from cutlayer.cutting.replay import Answer, Blank, Plan, ReplayPart, Size, StandIn, Tap
 
@@ -24,14 +24,12 @@ from cutlayer.cutting.replay import Answer, Blank, Plan, ReplayPart, Size, Stand
 def by_children(
     model: nn.Module, containers: frozenset[str], cuts: tuple[str, ...], inputs: Inputs, leaves: tuple[Tensor, ...]
 ) -> SplitModel:
-    """Cut the model by its own children; raise Rejected where its containers do not allow it.  Nothing is verified."""
+    """Cut the model by its own children, unverified; raise UnfitError where its containers do not allow it."""
     if containers.intersection(cuts):
-        raise Rejected("one cut lies inside the module of the other")
+        raise UnfitError("one cut lies inside the module of the other")
     records = {training: _records(model, containers, cuts, inputs, leaves, training) for training in (True, False)}
     orders = {training: _wires(found[0], len(cuts)) for training, found in records.items()}
-    plans = [
-        {t: _plan(i, cuts, records[t], orders[t], len(leaves)) for t in (True, False)} for i in range(len(cuts) + 1)
-    ]
+    plans = [{t: _plan(i, records[t], orders[t], len(leaves)) for t in (True, False)} for i in range(len(cuts) + 1)]
     parts = _build(model, containers, cuts, records, plans, inputs)
     described = _describe(cuts, records[True], orders[True], inputs, leaves)
     return SplitModel(model, dict(zip(ROLES, parts, strict=False)), cuts, "children", described, inputs)
@@ -51,14 +49,16 @@ def _records(
             continue
         try:
             again = record(model, containers, cuts, inputs, other, training)
-        except Rejected:
+        except UnfitError:
             continue
         if again.calls != found[0].calls or again.needs != found[0].needs:
-            raise Rejected("its containers call other submodules at another batch size or length")
+            raise UnfitError("its containers call other submodules at another batch size or length")
         found.append(again)
     if found[0].carried:
         name = min(found[0].carried)
-        raise Rejected(f"a value made from parameter '{name}' before the cut is used by a container's forward after it")
+        raise UnfitError(
+            f"a value made from parameter '{name}' before the cut is used by a container's forward after it"
+        )
     return found
 
 
@@ -69,7 +69,7 @@ def _wires(seen: Record, count: int) -> list[tuple[Source, ...]]:
     for border in range(1, count + 1):
         needed = {s for stage in range(border, count + 1) for s in seen.needs.get(stage, ()) if seen.birth[s] < border}
         if not needed:
-            raise Rejected("nothing computed before the cut is used after it")
+            raise UnfitError("nothing computed before the cut is used after it")
 
         def order(source: Source) -> tuple[int, int]:
             return (-position[source.unit, source.call] if source.unit is not None else 1, source.leaf)
@@ -90,16 +90,14 @@ def _blank(source: Source, seen: Sequence[Record], received: Sequence[Source]) -
                     size = Size(values[0], wire, i)
         if size is None:
             where = f"what '{source.unit}' returns" if source.unit else "an input"
-            raise Rejected(f"the shape of {where} cannot be told from what crosses the cut")
+            raise UnfitError(f"the shape of {where} cannot be told from what crosses the cut")
         sizes.append(size)
     return Blank(tuple(sizes), seen[0].dtypes[source])
 
 
-def _plan(
-    part: int, cuts: Sequence[str], seen: Sequence[Record], wires: Sequence[tuple[Source, ...]], count: int
-) -> Plan:
+def _plan(part: int, seen: Sequence[Record], wires: Sequence[tuple[Source, ...]], count: int) -> Plan:
     first = seen[0]
-    last = dict(first.calls)
+    last, cuts = dict(first.calls), first.cuts
     received = wires[part - 1] if part else ()
     sent = wires[part] if part < len(cuts) else None
     ends = [first.calls.index((cut, last[cut])) for cut in cuts]
@@ -134,9 +132,9 @@ def _leaf(source: Source, leaf: Any, known: set[Source], seen: Sequence[Record],
     for run in seen[1:]:
         other = run.outputs[source.unit or "", source.call][1][source.leaf]
         if other is None or other[0] != value:
-            raise Rejected(f"'{source.unit}' returns a {type(value).__name__} that depends on the batch")
+            raise UnfitError(f"'{source.unit}' returns a {type(value).__name__} that depends on the batch")
     if value is not None and not isinstance(value, int | float | str | bool):
-        raise Rejected(f"'{source.unit}' returns a {type(value).__name__}, which cannot cross a cut")
+        raise UnfitError(f"'{source.unit}' returns a {type(value).__name__}, which cannot cross a cut")
     return leaf
 
 
@@ -150,7 +148,7 @@ def _clean(module: nn.Module) -> nn.Module:
         twin.__dict__[table] = {}
     twin.__dict__["_non_persistent_buffers_set"] = set()
     for key, value in module.__dict__.items():
-        if key.endswith("_hooks") or key.startswith("_forward") or key.startswith("_backward"):
+        if key.endswith("_hooks") or key.startswith(("_forward", "_backward")):
             twin.__dict__[key] = value.copy() if hasattr(value, "copy") else value
     return twin
 
@@ -259,8 +257,8 @@ def _describe(
     size = max(next((t.size(0) for t in leaves if t.dim()), 1), 1)
     for cut, sources in zip(cuts, wires, strict=True):
         for source in sources:
-            shape = seen[0].shapes[source]
-            grows = len(seen) > 1 and bool(shape) and seen[1].shapes[source][0] > shape[0]
+            shapes = [run.shapes[source] for run in seen]
+            dim = batch_dim(shapes, size)
             dtype = seen[0].dtypes[source]
             single = source.unit is None or len(seen[0].outputs[source.unit, source.call][1]) == 1
             name = inputs.labels[source.leaf] if source.unit is None else source.unit
@@ -268,10 +266,10 @@ def _describe(
                 Crossing(
                     cut=cut,
                     name=name if single else f"{name}[{source.leaf}]",
-                    shape=shape[1:] if grows else shape,
+                    shape=shapes[0] if dim is None else shapes[0][:dim] + shapes[0][dim + 1 :],
                     dtype=str(dtype).removeprefix("torch."),
-                    batched=grows,
-                    bytes_per_sample=torch.Size(shape).numel() * dtype.itemsize / size,
+                    batch_dim=dim,
+                    bytes_per_sample=torch.Size(shapes[0]).numel() * dtype.itemsize / size,
                     differentiable=seen[0].differentiable[source],
                     passes_through=source.unit is None,
                 )

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
-from torch.export.exported_program import InputKind
+from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from cutlayer.cutting.inputs import Inputs, batch_of, doubled
-from cutlayer.cutting.program import Program, Rejected, mode, undisturbed
+from cutlayer.cutting.program import Program, UnfitError, is_pure, mode, undisturbed
 from cutlayer.cutting.units import attributes_restored, called_units, short
 
 _PREFIX = "model"
@@ -45,7 +45,7 @@ class _Positional(nn.Module):
 def export(
     model: nn.Module, containers: frozenset[str], inputs: Inputs, leaves: Sequence[Tensor]
 ) -> Mapping[bool, Program]:
-    """Export the model in train and in eval mode; raise Rejected with export's reason where it cannot.
+    """Export the model in train and in eval mode; raise UnfitError with export's reason where it cannot.
 
     Law: interpreting the program of a mode on the model gives what the model gives in that mode.
     """
@@ -62,7 +62,7 @@ def export(
 
 def _export(model: nn.Module, units: Sequence[str], inputs: Inputs, leaves: Sequence[Tensor]) -> ExportedProgram:
     fresh = tuple(t.detach().clone() for t in leaves)
-    dims = tuple({i: Dim.AUTO for i in range(t.dim())} for t in fresh)
+    dims = tuple(dict.fromkeys(range(t.dim()), Dim.AUTO) for t in fresh)
     try:
         return torch.export.export(
             _Positional(model, inputs),
@@ -72,7 +72,7 @@ def _export(model: nn.Module, units: Sequence[str], inputs: Inputs, leaves: Sequ
             preserve_module_call_signature=tuple(f"{_PREFIX}.{name}" for name in units),
         )
     except Exception as error:
-        raise Rejected(f"torch.export cannot follow its forward ({short(error)})") from error
+        raise UnfitError(f"torch.export cannot follow its forward ({short(error)})") from error
 
 
 @contextmanager
@@ -169,7 +169,7 @@ class _Rebuild:
                 self.constants[target] = self.exported.constants[str(spec.target)]
                 self._attribute(name, target)
             elif spec.kind is not InputKind.USER_INPUT:
-                raise Rejected(f"its exported graph has an input of kind {spec.kind.name}")
+                raise UnfitError(f"its exported graph has an input of kind {spec.kind.name}")
 
     def _attribute(self, name: str, target: str) -> None:
         made = self.graph.create_node("get_attr", target)
@@ -189,7 +189,7 @@ class _Rebuild:
 
     def _lookup(self, name: str) -> Any:
         if name not in self.env:
-            raise Rejected(
+            raise UnfitError(
                 f"'{name}' of the exported graph comes from inside a submodule or from an operator with its own graph"
             )
         return self.env[name]
@@ -227,7 +227,7 @@ class _Rebuild:
         specs = self.exported.graph_signature.output_specs
         user = [value for value, spec in zip(flat, specs, strict=True) if spec.kind.name == "USER_OUTPUT"]
         if len(user) != len(specs):
-            raise Rejected("its forward writes state outside its submodules")
+            raise UnfitError("its forward writes state outside its submodules")
         structure = pytree.tree_unflatten(user, self.exported.call_spec.out_spec)
         self.graph.output(_as_arguments(self.graph, structure))
 
@@ -264,24 +264,11 @@ def _as_arguments(graph: fx.Graph, value: Any) -> Any:
         return type(value)(_as_arguments(graph, item) for item in value)
     if value is None or isinstance(value, fx.Node | int | float | str | bool | complex | torch.dtype | torch.device):
         return value
-    raise Rejected(f"a {type(value).__name__} is passed between its submodules")
+    raise UnfitError(f"a {type(value).__name__} is passed between its submodules")
 
 
 def _put_back(exported: ExportedProgram, units: Sequence[str], inputs: Inputs) -> Program:
     return _Rebuild(exported, units, inputs).run()
-
-
-def is_pure(node: fx.Node) -> bool:
-    """Return whether the node only computes a value: no state, no random numbers, nothing written."""
-    if node.op == "get_attr":
-        return True
-    if node.op != "call_function":
-        return False
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:
-        return node.target in (operator.getitem, getattr) or getattr(node.target, "__module__", "") == "_operator"
-    random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-    return not schema.is_mutable and not random
 
 
 def _drop_dead(graph: fx.Graph) -> None:

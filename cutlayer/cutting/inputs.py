@@ -97,7 +97,7 @@ def _parameters(model: nn.Module) -> list[inspect.Parameter]:
 
 
 def _positional_names(model: nn.Module, count: int) -> list[str]:
-    names = []
+    names: list[str] = []
     for parameter in _parameters(model):
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
             names += [f"{parameter.name}_{i}" for i in range(count - len(names))]

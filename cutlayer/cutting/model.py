@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cutlayer.cutting.inputs import Inputs, batch_of, read_example
 from cutlayer.cutting.part import Part, as_tuple
 from cutlayer.cutting.partition import Border, Wire, is_item
-from cutlayer.cutting.program import Rejected
+from cutlayer.cutting.program import UnfitError
 from cutlayer.cutting.verify import check
 from cutlayer.errors import CutError
 
@@ -26,11 +26,12 @@ class Crossing:
     Attributes:
         cut: the submodule after which the model is cut.
         name: the submodule or input whose value it is.
-        shape: per sample if ``batched``, else as a whole; () for a number.
+        shape: per sample, without the batch dimension; () for a number.
         dtype: such as "float32"; "int" or "float" for a Python number.
-        batched: whether the first dimension is the batch.  What is not batched is sent once a batch.
-        bytes_per_sample: raw bytes going up, divided by the example's batch size (so it is shared by the batch where
-            ``batched`` is False).
+        batch_dim: the dimension that grows with the batch (0, or 1 for the state of a GRU); None for what is sent once
+            a batch and does not depend on its size (rotary position embeddings, a number).
+        bytes_per_sample: raw bytes of one direction, divided by the example's batch size (so what is sent once a batch
+            is shared by its samples).
         differentiable: whether a gradient of the same size comes back.
         passes_through: whether it is an input of the model that goes through unchanged (a mask, an edge index).
     """
@@ -39,7 +40,7 @@ class Crossing:
     name: str
     shape: tuple[int, ...]
     dtype: str
-    batched: bool
+    batch_dim: int | None
     bytes_per_sample: float
     differentiable: bool
     passes_through: bool
@@ -174,7 +175,7 @@ class SplitModel:
                 model.to(place.device, place.dtype)
         try:
             check(model, list(self.parts.values()), self.inputs, leaves)
-        except Rejected as error:
+        except UnfitError as error:
             raise CutError(f"the cut after {', '.join(map(repr, self.cuts))} is not exact: {error}") from error
 
     def _shares(self, model: nn.Module) -> bool:
@@ -213,20 +214,21 @@ def describe(cut: str, name: str, seen: Sequence[Any], size: int, passes_through
     """Describe one crossing value by its values at several batch sizes, the example's (``size``) first."""
     value = seen[0]
     if not isinstance(value, Tensor):
-        return Crossing(cut, name, (), type(value).__name__, False, 8 / size, False, passes_through)
-    whole = tuple(value.shape)
-    grows = len(seen) > 1 and seen[1].dim() > 0 and seen[1].size(0) > value.size(0)
-    batched = bool(whole) and (grows or (len(seen) == 1 and whole[0] == size))
-    return Crossing(
-        cut=cut,
-        name=name,
-        shape=whole[1:] if batched else whole,
-        dtype=str(value.dtype).removeprefix("torch."),
-        batched=batched,
-        bytes_per_sample=value.numel() * value.element_size() / size,
-        differentiable=value.requires_grad,
-        passes_through=passes_through,
-    )
+        return Crossing(cut, name, (), type(value).__name__, None, 8 / size, False, passes_through)
+    shapes = [tuple(v.shape) for v in seen]
+    total = value.numel() * value.element_size() / size
+    dim = batch_dim(shapes, size)
+    shape = shapes[0] if dim is None else shapes[0][:dim] + shapes[0][dim + 1 :]
+    dtype = str(value.dtype).removeprefix("torch.")
+    return Crossing(cut, name, shape, dtype, dim, total, value.requires_grad, passes_through)
+
+
+def batch_dim(shapes: Sequence[tuple[int, ...]], size: int) -> int | None:
+    """Return the dimension that grows from the first batch to the second, or, of one batch, the first if it fits."""
+    if len(shapes) == 1:
+        return 0 if shapes[0] and shapes[0][0] == size else None
+    grows = [i for i, (one, two) in enumerate(zip(shapes[0], shapes[1], strict=True)) if two > one]
+    return grows[0] if grows else None
 
 
 def _last_line(error: Exception) -> str:

@@ -39,6 +39,7 @@ class Part(nn.Module):
         self._codes = dict(codes)
         self._inputs = inputs
         self._clones: tuple[int, ...] = ()
+        self._fill = 0.0
 
     def forward(self, *args: Any, **named: Any) -> Any:
         """Run this part on one batch."""

@@ -8,15 +8,17 @@ anyway, where the two agree at several batch sizes.
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from cutlayer.cutting.program import Program, Rejected
+from cutlayer.cutting.program import Program, UnfitError, is_pure
 
 Values = Mapping[str, Any]
 _METADATA_METHODS = {"size", "dim", "numel", "ndimension", "get_device"}
@@ -34,9 +36,10 @@ class Wire:
 
 @dataclass(frozen=True)
 class Size:
-    """An int that need not cross: the batch dimension of wire ``index``."""
+    """An int that need not cross: dimension ``dim`` of wire ``index``."""
 
     index: int
+    dim: int
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,15 @@ class Pieces:
 
 
 def last_node(graph: fx.Graph, name: str) -> fx.Node:
-    """Return the last node of the submodule ``name``; raise Rejected if forward never calls it."""
-    found = [n for n in graph.nodes if (n.op == "call_module" and n.target == name) or name in n.meta.get("inside", ())]
+    """Return the last node of the submodule ``name`` or inside it; raise UnfitError if forward never calls it."""
+    found: list[fx.Node] = [
+        node
+        for node in graph.nodes
+        if (node.op == "call_module" and f"{node.target}.".startswith(f"{name}."))
+        or name in node.meta.get("inside", ())
+    ]
     if not found:
-        raise Rejected(f"'{name}' is never called in forward, so nothing can be cut after it")
+        raise UnfitError(f"'{name}' is never called in forward, so nothing can be cut after it")
     return found[-1]
 
 
@@ -112,15 +120,20 @@ def is_item(node: fx.Node) -> bool:
     """Return whether the node takes one item, by position or name, out of another node's value."""
     return (
         node.op == "call_function"
-        and node.target is operator.getitem
+        and (node.target is operator.getitem or (node.target is getattr and not _is_metadata(node)))
         and isinstance(node.args[0], fx.Node)
         and isinstance(node.args[1], int | str)
     )
 
 
-def _holds_items(node: fx.Node, samples: Sequence[Values]) -> bool:
+def _holds_items(node: fx.Node, samples: Sequence[Values], by_name: bool) -> bool:
+    """Return whether ``node`` is a tuple or dict of values; ``by_name``, one with its items as attributes."""
     if samples:
-        return isinstance(samples[0][node.name], tuple | list | dict)
+        value = samples[0][node.name]
+        named = dataclasses.is_dataclass(value) or hasattr(value, "_fields")
+        return isinstance(value, tuple | list | dict) and (named or not by_name)
+    if by_name:
+        return False
     shape = node.op == "call_function" and node.target is getattr and node.args[1] == "shape"
     size = node.op == "call_method" and node.target == "size" and len(node.args) == 1
     return shape or size or (node.op == "call_module" and all(is_item(user) for user in node.users))
@@ -130,14 +143,14 @@ def _stages(graph: fx.Graph, cuts: Sequence[str], samples: Sequence[Values]) -> 
     order = {node: i for i, node in enumerate(graph.nodes)}
     ends = [order[last_node(graph, name)] for name in cuts]
     if sorted(set(ends)) != ends:
-        raise Rejected(f"'{cuts[1]}' does not run after '{cuts[0]}'; name the cuts in the order they run")
+        raise UnfitError(f"'{cuts[1]}' does not run after '{cuts[0]}'; name the cuts in the order they run")
     stages: dict[fx.Node, int] = {}
     for node in graph.nodes:
         stages[node] = 0 if node.op == "placeholder" else sum(order[node] > end for end in ends)
         source = node.args[0] if node.args else None
         if isinstance(source, fx.Node) and stages[source] < stages[node]:
             unconditional = _is_metadata(node) and all(stages[a] <= stages[source] for a in node.all_input_nodes)
-            if unconditional or (is_item(node) and _holds_items(source, samples)):
+            if unconditional or (is_item(node) and _holds_items(source, samples, node.target is getattr)):
                 stages[node] = stages[source]
     for node in reversed(list(graph.nodes)):
         if node.op == "get_attr" and node.users:
@@ -162,6 +175,15 @@ def _item(value: Any, path: Sequence[Any]) -> Any:
     return value
 
 
+def _is_size(node: fx.Node, seen: Sequence[int], other: fx.Node, found: Sequence[Tensor], dim: int) -> bool:
+    """Return whether an int is dimension ``dim`` of a tensor: both vary alike, or export knows them as one symbol."""
+    if any(dim >= t.dim() or t.size(dim) != size for t, size in zip(found, seen, strict=True)):
+        return False
+    symbol, shape = node.meta.get("val"), getattr(other.meta.get("val"), "shape", None)
+    same = isinstance(symbol, torch.SymInt) and shape is not None and str(symbol) == str(shape[dim])
+    return same or len(set(seen)) > 1
+
+
 def _border(crossing: Sequence[fx.Node], samples: Sequence[Values]) -> Border:
     wires: list[Wire] = []
     tensors: list[tuple[int, list[Tensor]]] = []
@@ -174,7 +196,7 @@ def _border(crossing: Sequence[fx.Node], samples: Sequence[Values]) -> Border:
             tensors.append((len(wires) - 1, [_item(s[node.name], path) for s in samples]))
         return new
 
-    def leaf(value: Any, node: fx.Node, path: tuple[Any, ...]) -> Any:
+    def leaf(node: fx.Node, value: Any, path: tuple[Any, ...]) -> Any:
         if isinstance(value, Tensor):
             return wire(value, node, path)
         seen = [_item(s[node.name], path) for s in samples]
@@ -185,15 +207,16 @@ def _border(crossing: Sequence[fx.Node], samples: Sequence[Values]) -> Border:
             return Attribute(same[0], "dtype") if same else Literal(value)
         if value is None or isinstance(value, str | torch.device | torch.memory_format | torch.layout):
             if any(v != value for v in seen):
-                raise Rejected(f"'{node.name}' crosses the cut as {value!r}, which depends on the batch")
+                raise UnfitError(f"'{node.name}' crosses the cut as {value!r}, which depends on the batch")
             return Literal(value)
-        if type(value) is int and len(set(seen)) > 1:
+        if type(value) is int:
             for index, found in tensors:
-                if [t.size(0) if t.dim() else None for t in found] == seen:
-                    return Size(index)
+                for dim in range(found[0].dim()):
+                    if _is_size(node, seen, wires[index].node, found, dim) and not path:
+                        return Size(index, dim)
         if isinstance(value, int | float):
             return wire(value, node, path)
-        raise Rejected(
+        raise UnfitError(
             f"a {type(value).__name__} ('{node.name}') would have to cross the cut; only tensors and numbers can"
         )
 
@@ -206,7 +229,7 @@ def _border(crossing: Sequence[fx.Node], samples: Sequence[Values]) -> Border:
         else:
             later.append(node)
     for node in later:
-        recipes[node] = _describe(samples[0][node.name], lambda value, path, node=node: leaf(value, node, path))
+        recipes[node] = _describe(samples[0][node.name], partial(leaf, node))
     if not samples:
         devices = [n for n in crossing if n.op == "call_function" and n.target is getattr and n.args[1] == "device"]
         kept = [w for w in wires if w.node not in devices]
@@ -219,7 +242,7 @@ def _make(graph: fx.Graph, recipe: Any, placeholders: Mapping[Wire, fx.Node], wi
     if isinstance(recipe, Wire):
         return placeholders[recipe]
     if isinstance(recipe, Size):
-        return graph.call_method("size", (placeholders[wires[recipe.index]], 0))
+        return graph.call_method("size", (placeholders[wires[recipe.index]], recipe.dim))
     if isinstance(recipe, Attribute):
         return graph.call_function(getattr, (placeholders[wires[recipe.index]], recipe.name))
     if isinstance(recipe, Literal):
@@ -235,43 +258,95 @@ def _make(graph: fx.Graph, recipe: Any, placeholders: Mapping[Wire, fx.Node], wi
 
 def _extract(graph: fx.Graph, value: Any, path: Sequence[Any]) -> Any:
     for key in path:
-        if isinstance(value, fx.Node):
-            value = graph.call_function(operator.getitem, (value, key))
-        else:
-            value = value[key]
+        value = graph.call_function(operator.getitem, (value, key)) if isinstance(value, fx.Node) else value[key]
     return value
 
 
 def _part(
-    graph: fx.Graph, index: int, stages: Mapping[fx.Node, int], before: Border | None, after: Border | None
+    graph: fx.Graph, index: int, stages: Mapping[fx.Node, int], again: frozenset[fx.Node], around: tuple[Any, Any]
 ) -> fx.Graph:
+    """Build the graph of one part between two borders (None at the ends of the model)."""
+    before, after = around
     new = fx.Graph()
     env: dict[fx.Node, Any] = {}
-    if before is not None:
-        names = [f"in_{i}" for i in range(len(before.wires))]
-        placeholders = {w: new.placeholder(name) for w, name in zip(before.wires, names, strict=True)}
-        for node, recipe in before.recipes.items():
-            if after is None or node in after.recipes or any(stages[user] == index for user in node.users):
-                env[node] = _make(new, recipe, placeholders, before.wires)
+    wires = [] if before is None else before.wires
+    placeholders = {wire: new.placeholder(f"in_{i}") for i, wire in enumerate(wires)}
 
     def local(node: fx.Node) -> Any:
-        if node not in env and node.op == "get_attr":
-            env[node] = new.create_node("get_attr", node.target)
+        if node not in env:
+            if before is not None and node in before.recipes:
+                env[node] = _make(new, before.recipes[node], placeholders, wires)
+            elif node.op == "get_attr":
+                env[node] = new.create_node("get_attr", node.target)
+            else:
+                copy(node)
         return env[node]
 
+    def copy(node: fx.Node) -> None:
+        args, kwargs = fx.map_arg((node.args, node.kwargs), local)
+        env[node] = new.create_node(node.op, node.target, args, kwargs, node.name)
+
     for node in graph.nodes:
-        if stages[node] == index and node.op not in ("output", "get_attr"):
-            if not node.users and _is_metadata(node):
-                continue
-            args, kwargs = fx.map_arg((node.args, node.kwargs), local)
-            env[node] = new.create_node(node.op, node.target, args, kwargs, node.name)
+        if stages[node] != index or node.op in ("output", "get_attr") or node in env:
+            continue
+        if node.users or not (_is_metadata(node) or node in again):
+            copy(node)
     if after is None:
         output = next(node for node in graph.nodes if node.op == "output")
         new.output(fx.map_arg(output.args[0], local))
     else:
         sent = [_extract(new, local(wire.node), wire.path) for wire in after.wires]
         new.output(sent[0] if len(sent) == 1 else tuple(sent))
+    _follow_device(new)
     return new
+
+
+def _follow_device(graph: fx.Graph) -> None:
+    """Where an exported operator has a fixed device, use the device of what the part receives."""
+    anchor = next((node for node in graph.nodes if node.op == "placeholder"), None)
+    device = None
+    for node in list(graph.nodes):
+        fixed = isinstance(node.target, torch._ops.OpOverload) and isinstance(node.kwargs.get("device"), torch.device)
+        if fixed and anchor is not None:
+            if device is None:
+                with graph.inserting_before(node):
+                    device = graph.call_function(getattr, (anchor, "device"))
+            node.kwargs = {**node.kwargs, "device": device}
+
+
+def _from_sizes(graph: fx.Graph) -> frozenset[fx.Node]:
+    """Return the nodes whose value depends on sizes alone: positions, causal masks.  They are computed again."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        operator_only = isinstance(node.target, torch._ops.OpOverload) and not _is_metadata(node)
+        arithmetic = node.op == "call_function" and getattr(node.target, "__module__", "") == "_operator"
+        pure = (operator_only or arithmetic) and is_pure(node) and "empty" not in str(node.target)
+        if pure and all(n in found or _is_metadata(n) for n in node.all_input_nodes):
+            found.add(node)
+    for node in reversed(list(graph.nodes)):
+        if node in found and any(
+            user not in found and not is_pure(user) and user.op == "call_function" for user in node.users
+        ):
+            spoiled = [node]
+            while spoiled:
+                written = spoiled.pop()
+                if written in found:
+                    found.discard(written)
+                    spoiled += [*written.all_input_nodes, *written.users]
+    return frozenset(found)
+
+
+def _crossing(graph: fx.Graph, stages: Mapping[fx.Node, int], border: int, again: frozenset[fx.Node]) -> list[fx.Node]:
+    """Return the nodes before a border whose values are needed after it."""
+    todo = [n for n in graph.nodes if stages[n] < border and any(stages[u] >= border for u in n.users)]
+    found: set[fx.Node] = set()
+    while todo:
+        node = todo.pop()
+        if node in again:
+            todo += [n for n in node.all_input_nodes if stages[n] < border]
+        else:
+            found.add(node)
+    return [node for node in graph.nodes if node in found]
 
 
 def partition(
@@ -289,25 +364,32 @@ def partition(
         One graph per part.  A part returns one bare value or a flat tuple; the next one takes these positionally.
 
     Raises:
-        Rejected: a cut is never called, the order is wrong, or something crosses that cannot be sent.
+        UnfitError: a cut is never called, the order is wrong, or something crosses that cannot be sent.
     """
     graph = program.graph
     _merge_states(graph, persistent)
     stages = _stages(graph, cuts, samples)
+    again = _from_sizes(graph)
     borders = []
     for index, cut in enumerate(cuts, start=1):
-        users = [n for n in graph.nodes if stages[n] < index and any(stages[u] >= index for u in n.users)]
-        crossing = [n for n in users if n.op != "get_attr" or n.target in persistent]
-        if all(n.op in ("output", "get_attr") for n in graph.nodes if stages[n] >= index):
-            raise Rejected(f"nothing runs after '{cut}', so there is nothing to put on the other side")
+        crossing = _crossing(graph, stages, index, again)
+        crossing = [n for n in crossing if n.op != "get_attr" or n.target in persistent]
+        if not any(_computes(n) for n in graph.nodes if stages[n] >= index):
+            raise UnfitError(f"nothing runs after '{cut}', so there is nothing to put on the other side")
         if not crossing:
-            raise Rejected(f"nothing that '{cut}' or the modules before it compute is used after it")
+            raise UnfitError(f"nothing that '{cut}' or the modules before it compute is used after it")
         end = last_node(graph, cut)
         crossing.sort(key=lambda n: not _comes_from(n, end))
         borders.append(_border(crossing, samples))
     around = [None, *borders, None]
-    graphs = tuple(_part(graph, i, stages, around[i], around[i + 1]) for i in range(len(cuts) + 1))
+    graphs = tuple(_part(graph, i, stages, again, (around[i], around[i + 1])) for i in range(len(cuts) + 1))
     return Pieces(graphs, tuple(borders), stages)
+
+
+def _computes(node: fx.Node) -> bool:
+    """Return whether the node does any work, other than packing values up."""
+    packs = node.op == "call_function" and (isinstance(node.target, type) or is_item(node))
+    return node.op not in ("placeholder", "output", "get_attr") and not packs
 
 
 def _comes_from(node: fx.Node, end: fx.Node) -> bool:

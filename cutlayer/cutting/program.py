@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,8 +30,21 @@ class Program:
     constants: dict[str, Any] = field(default_factory=dict)
 
 
-class Rejected(Exception):
+class UnfitError(Exception):
     """A way of cutting does not fit the model; the text says why, as the end of a sentence."""
+
+
+def is_pure(node: fx.Node) -> bool:
+    """Return whether the node only computes a value: no state, no random numbers, nothing written."""
+    if node.op == "get_attr":
+        return True
+    if node.op != "call_function":
+        return False
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return node.target in (operator.getitem, getattr) or getattr(node.target, "__module__", "") == "_operator"
+    random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+    return not schema.is_mutable and not random
 
 
 def ancestors(names: Sequence[str]) -> frozenset[str]:
@@ -73,8 +87,9 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
                     if any(module._buffers.get(key) is not tensor for key, tensor in named.items()):
                         module._buffers.update(named)
                     for key, tensor in named.items():
-                        if tensor is not None and not torch.equal(tensor, saved[key]):
-                            tensor.copy_(saved[key])
+                        before = saved[key]
+                        if tensor is not None and before is not None and not torch.equal(tensor, before):
+                            tensor.copy_(before)
 
 
 class _Recorder(fx.Interpreter):

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from cutlayer.cutting.inputs import Inputs
-from cutlayer.cutting.program import Rejected, mode, undisturbed
+from cutlayer.cutting.program import UnfitError, mode, undisturbed
 from cutlayer.cutting.units import short
 
 READS = {"item", "tolist", "__bool__", "__int__", "__float__", "__index__", "equal", "allclose", "is_nonzero", "numpy"}
@@ -44,6 +44,9 @@ class Record:
         shapes: the shape of every source.
         needs: the sources that each stage needs from stages before it, directly or for computing again.
         states: stages in which each direct parameter or buffer of a container is used, by id.
+        units: the stages in which each unit is called.
+        busy: stages in which anything is computed.
+        cuts: the unit after whose last call each cut is.
         carried: names of direct parameters whose value, used before a cut, enters something used after it.
     """
 
@@ -57,6 +60,8 @@ class Record:
     states: dict[int, set[int]] = field(default_factory=dict)
     units: dict[str, set[int]] = field(default_factory=dict)
     carried: set[str] = field(default_factory=set)
+    busy: set[int] = field(default_factory=set)
+    cuts: tuple[str, ...] = ()
 
 
 class _Watch(TorchFunctionMode):
@@ -120,6 +125,8 @@ class _Watch(TorchFunctionMode):
             self.use(tensor)
         if name in READS:
             self.read.update(origins)
+        if made:
+            self.record.busy.add(self.stage)
         for tensor in made:
             self.kept.append(tensor)
             if id(tensor) not in self.direct:
@@ -134,22 +141,25 @@ class _Watch(TorchFunctionMode):
         if not self.stack and module in self.names:
             name = self.names[module]
             self.record.calls.append((name, self.counts[name]))
+            self.record.busy.add(self.stage)
             self.record.units.setdefault(name, set()).add(self.stage)
             for leaf in pytree.tree_leaves((args, kwargs)):
                 if isinstance(leaf, Tensor):
                     self.use(leaf)
         self.stack.append(module)
 
-    def leave(self, module: nn.Module, _: Any, output: Any) -> None:
-        """A module returns."""
+    def leave(self, module: nn.Module, _: Any, output: Any) -> Any:
+        """A module returns; a tensor that it passes through becomes an alias, so that it can be told apart."""
         if module in self.inside:
-            return
-        self.stack.pop()
-        if self.stack or module not in self.names:
-            return
+            return output
+        if len(self.stack) > 1 or module not in self.names:
+            self.stack.pop()
+            return output
         name = self.names[module]
         count = self.counts[name]
         leaves, spec = pytree.tree_flatten(output)
+        leaves = [torch.ops.aten.alias(v) if isinstance(v, Tensor) and id(v) in self.origin else v for v in leaves]
+        self.stack.pop()
         for i, leaf in enumerate(leaves):
             if isinstance(leaf, Tensor):
                 self.source(leaf, Source(name, count, i))
@@ -158,6 +168,7 @@ class _Watch(TorchFunctionMode):
         self.counts[name] += 1
         if name in self.cuts and count == self.last.get(name, -1):
             self.stage += 1
+        return pytree.tree_unflatten(leaves, spec)
 
     def finish(self, output: Any) -> Record:
         """The model returned: every stage needs what decided the way through the containers' Python."""
@@ -198,18 +209,25 @@ def record(
     leaves: Sequence[Tensor],
     training: bool,
 ) -> Record:
-    """Run the model on one batch and return what was seen; raise Rejected if it fails or a cut is never passed."""
+    """Run the model on one batch and return what was seen; raise UnfitError if it fails or a cut is never passed."""
     try:
         first = _run(model, _Watch(model, containers, (), {}), inputs, leaves, training)
         last = dict(first.calls)
+        ends = []
         for cut in cuts:
-            if cut not in last:
-                raise Rejected(f"'{cut}' is never called in forward, so nothing can be cut after it")
-        ends = [first.calls.index((cut, last[cut])) for cut in cuts]
+            calls = [i for i, (unit, _) in enumerate(first.calls) if f"{unit}.".startswith(f"{cut}.")]
+            if not calls:
+                raise UnfitError(f"'{cut}' is never called in forward, so nothing can be cut after it")
+            ends.append(calls[-1])
         if ends != sorted(ends):
-            raise Rejected(f"'{cuts[1]}' does not run after '{cuts[0]}'; name the cuts in the order they run")
-        return _run(model, _Watch(model, containers, cuts, last), inputs, leaves, training)
-    except Rejected:
+            raise UnfitError(f"'{cuts[1]}' does not run after '{cuts[0]}'; name the cuts in the order they run")
+        at = tuple(first.calls[end][0] for end in ends)
+        seen = _run(model, _Watch(model, containers, at, last), inputs, leaves, training)
+        seen.cuts = at
+        if len(cuts) not in seen.busy:
+            raise UnfitError(f"nothing runs after '{cuts[-1]}', so there is nothing to put on the other side")
+        return seen
+    except UnfitError:
         raise
     except Exception as error:
-        raise Rejected(f"the uncut model itself fails on the example ({short(error)})") from error
+        raise UnfitError(f"the uncut model itself fails on the example ({short(error)})") from error

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils import _pytree as pytree
 
 from cutlayer.cutting.inputs import Inputs
@@ -95,7 +95,8 @@ class _Run:
         if isinstance(leaf, Blank):
             shape = [size.value if size.wire < 0 else self.arrived[size.wire].size(size.dim) for size in leaf.shape]
             device = self.arrived[0].device
-            return torch.full((), self.fill, device=device).to(leaf.dtype).expand(shape)
+            fill = self.fill if leaf.dtype.is_floating_point else int(self.fill != 0)
+            return torch.full((), fill, dtype=leaf.dtype, device=device).expand(shape)
         return leaf[0]
 
     def answer(self, name: str) -> Any:
@@ -169,7 +170,6 @@ class ReplayPart(Part):
         super().__init__({}, inputs if first else None)
         self._plans = dict(plans)
         self._call = inputs
-        self._fill = 0.0
         self.__dict__["_root"] = root
         for table in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             self.__dict__[table] = root.__dict__[table]

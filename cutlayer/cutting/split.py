@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from torch import Tensor, nn
 
 from cutlayer.cutting.children import by_children
 from cutlayer.cutting.export import export
-from cutlayer.cutting.inputs import Inputs, doubled, read_example, read_signature
+from cutlayer.cutting.inputs import Inputs, doubled, read_example, read_signature, shortened
 from cutlayer.cutting.model import ROLES, SplitModel, crossings
 from cutlayer.cutting.owners import owners, persistent_buffers
 from cutlayer.cutting.part import Part, compile_graph, place
 from cutlayer.cutting.partition import partition
-from cutlayer.cutting.program import Program, Rejected, ancestors, values
+from cutlayer.cutting.program import Program, UnfitError, ancestors, values
 from cutlayer.cutting.submodules import check_model, resolve
 from cutlayer.cutting.trace import trace
-from cutlayer.cutting.verify import check
+from cutlayer.cutting.verify import check, check_example
 from cutlayer.errors import CutError
 
 Tracing = Callable[[nn.Module, frozenset[str], Inputs, Sequence[Tensor]], Mapping[bool, Program]]
@@ -56,14 +57,16 @@ def split(model: nn.Module, at: str | Sequence[str], example: Any = None, *, met
         )
     cuts = resolve(model, at)
     inputs, leaves = (read_signature(model), ()) if example is None else read_example(model, example)
-    tried = METHODS if method == "auto" else (method,)
+    if leaves:
+        check_example(model, inputs, leaves)
+    tried: tuple[str, ...] = METHODS if method == "auto" else (method,)
     if example is None:
         tried = tuple(m for m in tried if m == "fx")
     reasons = []
     for name in tried:
         try:
             return _split_by(name, model, cuts, inputs, leaves)
-        except Rejected as error:
+        except UnfitError as error:
             reasons.append(f"{name}: {error}")
     where = " and ".join(f"'{cut}'" for cut in cuts)
     hint = "; give an example, so that other methods can be tried" if example is None else ""
@@ -125,11 +128,11 @@ def _samples(model: nn.Module, program: Program, training: bool, leaves: tuple[T
         found = [values(model, program, training, [t.detach().clone() for t in leaves])]
     except Exception as error:
         first_line = str(error).strip().split("\n")[0]
-        raise Rejected(f"its graph does not run on the example ({first_line})") from error
-    try:
-        found.append(values(model, program, training, doubled(leaves)))
-    except Exception:
-        return found  # the uncut model may itself have a fixed batch size; verification tells
+        raise UnfitError(f"its graph does not run on the example ({first_line})") from error
+    for other in (doubled(leaves), shortened(leaves)):
+        if other is not None:
+            with suppress(Exception):  # the uncut model may itself have a fixed batch size; verification tells
+                found.append(values(model, program, training, other))
     return found
 
 

@@ -32,7 +32,7 @@ def _canonical(model: nn.Module, name: str) -> str:
     known = dict(model.named_modules(remove_duplicate=False))
     if name not in known or not name:
         raise CutError(_unknown(model, name))
-    return next(first for first, module in model.named_modules() if module is known[name])
+    return next(str(first) for first, module in model.named_modules() if module is known[name])
 
 
 def _unknown(model: nn.Module, name: str) -> str:

@@ -6,7 +6,6 @@ the containers around the cut points is traced, once per mode.
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ import torch
 from torch import fx, nn
 
 from cutlayer.cutting.inputs import Inputs
-from cutlayer.cutting.program import Program, Rejected, mode, undisturbed
+from cutlayer.cutting.program import Program, UnfitError, mode, undisturbed
 from cutlayer.cutting.units import short
 
 
@@ -57,10 +56,10 @@ class _Tracer(fx.Tracer):
 
     def create_arg(self, a: Any) -> Any:
         if isinstance(a, dict) and type(a) is not dict:
-            if dataclasses.is_dataclass(a):
-                fields = {name: self.create_arg(value) for name, value in a.items()}
-                return self.create_node("call_function", type(a), (), fields)
-            return self.create_node("call_function", type(a), ({k: self.create_arg(v) for k, v in a.items()},), {})
+            items: dict[str, Any] = {name: self.create_arg(value) for name, value in a.items()}
+            if hasattr(a, "__dataclass_fields__"):
+                return self.create_node("call_function", type(a), (), items)
+            return self.create_node("call_function", type(a), (items,), {})
         return super().create_arg(a)
 
 
@@ -69,7 +68,9 @@ def _no_side_effects(model: nn.Module, containers: frozenset[str]) -> Iterator[d
     """Undo what tracing sets on the containers; collect fx's own constants; reject a forward that keeps state."""
     modules = {name: model.get_submodule(name) for name in containers}
     before = {name: dict(module.__dict__) for name, module in modules.items()}
-    tables = {name: (dict(m._buffers), dict(m._parameters), dict(m._modules)) for name, m in modules.items()}
+    tables: dict[str, tuple[dict[str, Any], ...]] = {
+        name: (dict(m._buffers), dict(m._parameters), dict(m._modules)) for name, m in modules.items()
+    }
     constants: dict[str, Any] = {}
     changed: list[str] = []
     try:
@@ -86,16 +87,17 @@ def _no_side_effects(model: nn.Module, containers: frozenset[str]) -> Iterator[d
                 if module.__dict__.get(key) is not value:
                     module.__dict__[key] = value
                     changed.append(f"{name}.{key}".lstrip("."))
-            for table, old in zip((module._buffers, module._parameters, module._modules), tables[name], strict=True):
+            present: tuple[dict[str, Any], ...] = (module._buffers, module._parameters, module._modules)
+            for table, old in zip(present, tables[name], strict=True):
                 keys = [k for k in {*table, *old} if table.get(k) is not old.get(k)]
                 new = [k for k in keys if k not in old and "_constant" in k and not name]
                 constants.update({k: table[k] for k in new})
                 changed += [f"{name}.{k}".lstrip(".") for k in keys if k not in new]
                 if keys:
-                    table.clear()  # type: ignore[attr-defined]
-                    table.update(old)  # type: ignore[arg-type]
+                    table.clear()
+                    table.update(old)
     if changed:
-        raise Rejected(f"forward assigns self.{changed[0]}, which a traced graph would not do")
+        raise UnfitError(f"forward assigns self.{changed[0]}, which a traced graph would not do")
 
 
 def _states() -> tuple[Any, ...]:
@@ -103,12 +105,12 @@ def _states() -> tuple[Any, ...]:
 
 
 def trace(model: nn.Module, containers: frozenset[str], inputs: Inputs) -> Mapping[bool, Program]:
-    """Trace the containers' forward in train and in eval mode; raise Rejected with fx's reason where it cannot.
+    """Trace the containers' forward in train and in eval mode; raise UnfitError with fx's reason where it cannot.
 
     Law: interpreting the program of a mode on the model gives what the model gives in that mode.
     """
     if not isinstance(getattr(type(model), "forward", None), FunctionType) or "forward" in model.__dict__:
-        raise Rejected(f"{type(model).__name__} has no ordinary forward method to trace")
+        raise UnfitError(f"{type(model).__name__} has no ordinary forward method to trace")
     programs = {}
     for training in (True, False):
         with undisturbed(model), mode(model, training):
@@ -116,11 +118,11 @@ def trace(model: nn.Module, containers: frozenset[str], inputs: Inputs) -> Mappi
             try:
                 with _no_side_effects(model, containers) as constants:
                     graph = _Tracer(containers, inputs).trace(model)
-            except Rejected:
+            except UnfitError:
                 raise
             except Exception as error:
-                raise Rejected(f"its forward does not trace symbolically ({short(error)})") from error
+                raise UnfitError(f"its forward does not trace symbolically ({short(error)})") from error
             if _states() != before:
-                raise Rejected("its forward draws random numbers outside its submodules")
+                raise UnfitError("its forward draws random numbers outside its submodules")
         programs[training] = Program(graph, constants)
     return programs

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cutlayer.cutting.inputs import Inputs
-from cutlayer.cutting.program import Rejected, mode, undisturbed
+from cutlayer.cutting.program import UnfitError, mode, undisturbed
 
 
 def called_units(
@@ -40,7 +40,7 @@ def called_units(
             args, named = inputs.call([t.detach().clone() for t in leaves])
             model(*args, **named)
     except Exception as error:
-        raise Rejected(f"the uncut model itself fails on the example ({short(error)})") from error
+        raise UnfitError(f"the uncut model itself fails on the example ({short(error)})") from error
     finally:
         for hook in hooks:
             hook.remove()
@@ -64,7 +64,7 @@ def attributes_restored(model: nn.Module) -> Iterator[None]:
                     module.__dict__[key] = value
         for table, old in tables:
             if any(table.get(k) is not v for k, v in old.items()) or len(table) != len(old):
-                table.clear()  # type: ignore[attr-defined]
+                table.clear()
                 table.update(old)  # type: ignore[arg-type]
 
 

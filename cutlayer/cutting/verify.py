@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from cutlayer import streams
-from cutlayer.cutting.inputs import Inputs, batch_of, doubled, first
+from cutlayer.cutting.inputs import Inputs, batch_of, doubled, first, shortened
 from cutlayer.cutting.part import Part, as_tuple, detached
-from cutlayer.cutting.program import Rejected, mode, undisturbed
+from cutlayer.cutting.program import UnfitError, mode, undisturbed
+from cutlayer.cutting.units import short
+from cutlayer.errors import CutError
 
 _SEED = 2024
 
@@ -25,14 +27,14 @@ def _equal(left: Any, right: Any) -> bool:
     if isinstance(left, Tensor) and isinstance(right, Tensor):
         same = left.shape == right.shape and left.dtype == right.dtype
         return same and bool(torch.equal(left, right) or torch.equal(torch.nan_to_num(left), torch.nan_to_num(right)))
-    return type(left) is type(right) and (not isinstance(left, int | float | str | bool) or left == right)
+    return type(left) is type(right) and bool(left == right)
 
 
 def _differ(left: Any, right: Any, what: str) -> None:
-    """Raise Rejected, saying how far apart the two values are, unless they are equal bit for bit."""
+    """Raise UnfitError, saying how far apart the two values are, unless they are equal bit for bit."""
     ours, theirs = _tensors(left), _tensors(right)
     if type(left) is not type(right) or len(ours) != len(theirs):
-        raise Rejected(
+        raise UnfitError(
             f"{what} is a {type(left).__name__} with {len(ours)} values instead of "
             f"a {type(right).__name__} with {len(theirs)}"
         )
@@ -41,7 +43,7 @@ def _differ(left: Any, right: Any, what: str) -> None:
             gap = ""
             if isinstance(mine, Tensor) and isinstance(its, Tensor) and mine.shape == its.shape:
                 gap = f" by up to {(mine.double() - its.double()).abs().max().item():.2g}"
-            raise Rejected(f"{what} differs from the uncut model's{gap}")
+            raise UnfitError(f"{what} differs from the uncut model's{gap}")
 
 
 def _loss(value: Any) -> Tensor | None:
@@ -113,7 +115,7 @@ def find_clones(parts: Sequence[Part], inputs: Inputs, leaves: Sequence[Tensor])
 
 
 def check(model: nn.Module, parts: Sequence[Part], inputs: Inputs, leaves: Sequence[Tensor]) -> None:
-    """Raise Rejected unless the parts give what ``model`` gives: outputs, gradients and buffers, bit for bit.
+    """Raise UnfitError unless the parts give what ``model`` gives: outputs, gradients and buffers, bit for bit.
 
     In train mode (from one seed) with gradients, in eval mode without; on the example, on a batch twice as large, and
     in eval mode on a single sample.  Batches that the uncut model itself cannot take are left out.  The model is left
@@ -122,17 +124,47 @@ def check(model: nn.Module, parts: Sequence[Part], inputs: Inputs, leaves: Seque
     modules = [model, *parts]
     with undisturbed(model):
         for training in (True, False):
-            with mode(model, training), _modes(parts, training), undisturbed(model), torch.no_grad():
+            with mode(model, training), _Modes(parts, training), undisturbed(model), torch.no_grad():
                 find_clones(parts, inputs, leaves)
-        batches = {"": tuple(leaves), " at another batch size": doubled(leaves)}
-        single = first(leaves) if batch_of(leaves) > 1 else None
         for training in (True, False):
-            probes = dict(batches)
-            if single is not None and not training:
-                probes[" at batch size 1"] = single
-            for label, batch in probes.items():
-                with mode(model, training), _modes(parts, training):
+            for label, batch, fill in _probes(leaves, training):
+                for part in parts:
+                    part._fill = fill
+                with mode(model, training), _Modes(parts, training):
                     _compare(model, parts, inputs, batch, training, label, modules)
+        for part in parts:
+            part._fill = 0.0
+
+
+def _probes(leaves: Sequence[Tensor], training: bool) -> Iterator[tuple[str, tuple[Tensor, ...], float]]:
+    """Yield batches to try, with what to fill empty stand-ins with (see ``replay``): nothing may depend on it."""
+    yield "", tuple(leaves), float("nan")
+    yield " at another batch size", doubled(leaves), 0.0
+    single, shorter = first(leaves), shortened(leaves)
+    if single is not None and batch_of(leaves) > 1 and not training:
+        yield " at batch size 1", single, float("nan")
+    if shorter is not None:
+        yield " with shorter sequences", shorter, 0.0
+
+
+def check_example(model: nn.Module, inputs: Inputs, leaves: Sequence[Tensor]) -> None:
+    """Raise CutError if the uncut model cannot run on the example, or returns more than tensors and plain values."""
+    with undisturbed(model), mode(model, False), torch.no_grad():
+        args, named = inputs.call([t.detach().clone() for t in leaves])
+        try:
+            output = model(*args, **named)
+        except Exception as error:
+            raise CutError(
+                f"{type(model).__name__} itself fails on the example ({type(error).__name__}: {short(error)}); "
+                f"give one batch of its inputs"
+            ) from error
+    for leaf in _tensors(output):
+        if not (leaf is None or isinstance(leaf, Tensor | int | float | str | bool)):
+            cache = "; set model.config.use_cache = False before" if "Cache" in type(leaf).__name__ else ""
+            raise CutError(
+                f"{type(model).__name__} returns a {type(leaf).__name__}, but only tensors and plain values can be "
+                f"compared and joined{cache or '; return those'}"
+            )
 
 
 def _compare(
@@ -163,10 +195,9 @@ def _compare(
             except Exception as error:
                 if uncut and label:
                     return
-                first_line = str(error).strip().split("\n")[0]
                 if uncut:
-                    raise Rejected(f"the uncut model itself fails on the example{what} ({first_line})") from error
-                raise Rejected(f"the parts fail{what} ({first_line})") from error
+                    raise UnfitError(f"the uncut model itself fails on the example{what} ({short(error)})") from error
+                raise UnfitError(f"the parts fail{what} ({short(error)})") from error
             results.append((output, gradients, _buffers(modules)))
     (theirs, their_gradients, their_buffers), (ours, our_gradients, our_buffers) = results
     _differ(ours, theirs, f"the output{what}")
@@ -193,7 +224,7 @@ def _compose(parts: Sequence[nn.Module], inputs: Inputs, leaves: Sequence[Tensor
     return value
 
 
-class _modes:
+class _Modes:
     """Run the body with the parts in one mode; each part's own flag comes back (its modules' flags are the model's)."""
 
     def __init__(self, parts: Sequence[nn.Module], training: bool) -> None:
