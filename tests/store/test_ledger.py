@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from cutlayer.errors import DamagedObject, StoreError
 from cutlayer.store import BatchKey, GradientLedger, MemoryStore, ObjectStore, TensorStore, Total
 
-law = settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
+law = settings(deadline=None, max_examples=120)
 
 Tensors = dict[str, Tensor]
 
@@ -89,14 +87,14 @@ def reduce(ledger: GradientLedger, keys: list[BatchKey]) -> Total:
 counts_of_clients = st.lists(st.integers(0, 5), min_size=1, max_size=4).filter(any)
 
 
-@pytest.mark.parametrize("kind", ["memory", "folder"])
+@pytest.mark.parametrize("kind", ["references", "objects"])
 @law
 @given(data=st.data(), counts=counts_of_clients, replicas=st.integers(1, 3))
 def test_the_total_has_the_same_bits_whatever_happens(
-    kind: str, tmp_path: Path, data: st.DataObject, counts: list[int], replicas: int
+    kind: str, data: st.DataObject, counts: list[int], replicas: int
 ) -> None:
     """Any order of arrival, any replica, retries elsewhere, flushes, kills, unknown positions."""
-    store: TensorStore = MemoryStore() if kind == "memory" else ObjectStore("memory://")
+    store: TensorStore = MemoryStore() if kind == "references" else ObjectStore("memory://")
     keys = keys_of(counts)
     resident = data.draw(st.sampled_from([None, 1, 2]))
 
