@@ -40,6 +40,9 @@ from cutlayer.store.base import Meta, Tensors, TensorStore
 from cutlayer.store.keys import BatchKey, version_text
 
 
+_SMALL = 1 << 15  # values of a product that fit into a cache, where a scratch tensor gains nothing
+
+
 class Member(NamedTuple):
     """A batch in a sum."""
 
@@ -364,8 +367,8 @@ def _same(key: BatchKey, known: str, uuid: str) -> None:
 def _accumulate(sums: Tensors, more: Tensors, samples: int | None) -> None:
     """Add b·g by name to ``sums`` in place, or ``more`` itself where ``samples`` is None; a name lacking counts as 0.
 
-    The products pass through one scratch tensor, as large as the largest of them: fresh memory for each would cost more
-    than the arithmetic.
+    Large products pass through one scratch tensor, as large as the largest of them: fresh memory for each would cost
+    more than the arithmetic.
     """
     largest = max((tensor.numel() for tensor in more.values()), default=0)
     scratch: dict[torch.dtype, Tensor] = {}
@@ -374,6 +377,8 @@ def _accumulate(sums: Tensors, more: Tensors, samples: int | None) -> None:
             sums[name] = tensor.clone() if samples is None else tensor * samples
         elif samples is None:
             sums[name].add_(tensor)
+        elif tensor.numel() < _SMALL:
+            sums[name].add_(tensor * samples)
         else:
             if tensor.dtype not in scratch:
                 scratch[tensor.dtype] = tensor.new_empty(largest)

@@ -18,6 +18,7 @@ class MemoryStore:
 
     def __init__(self, max_bytes: int | None = None) -> None:
         self._objects: dict[str, tuple[Tensors, Meta]] = {}
+        self._folders: dict[str, set[str]] = {}  # so that listing one folder does not walk over all objects
         self._max_bytes = max_bytes
         self._bytes = 0
         self._lock = threading.Lock()
@@ -25,25 +26,21 @@ class MemoryStore:
     def put(self, path: str, tensors: Tensors, meta: Meta | None = None, *, if_absent: bool = False) -> None:
         if path not in self._objects:
             check(path)
-        elif if_absent:
-            raise ObjectExists(f"{path} exists already in the memory store; another writer was first")
         entry = ({name: wire.dense(tensor) for name, tensor in tensors.items()}, meta or {})
-        if self._max_bytes is not None:
-            self._put_bounded(path, entry, if_absent, self._max_bytes)
-        elif not if_absent:
-            self._objects[path] = entry
-        elif self._objects.setdefault(path, entry) is not entry:
-            raise ObjectExists(f"{path} exists already in the memory store; another writer was first")
-
-    def _put_bounded(self, path: str, entry: tuple[Tensors, Meta], if_absent: bool, bound: int) -> None:
         with self._lock:
             old = self._objects.get(path)
             if old is not None and if_absent:
                 raise ObjectExists(f"{path} exists already in the memory store; another writer was first")
-            total = self._bytes + _size(path, entry) - (0 if old is None else _size(path, old))
-            if total > bound:
-                raise NoSpace(f"{path} would make the memory store hold {total} bytes of {bound}; raise its bound")
-            self._objects[path], self._bytes = entry, total
+            if self._max_bytes is not None:
+                total = self._bytes + _size(path, entry) - (0 if old is None else _size(path, old))
+                if total > self._max_bytes:
+                    raise NoSpace(
+                        f"{path} would make the memory store hold {total} bytes of {self._max_bytes}; raise its bound"
+                    )
+                self._bytes = total
+            self._objects[path] = entry
+            if old is None:
+                self._folders.setdefault(path.rpartition("/")[0], set()).add(path)
 
     def get(self, path: str) -> tuple[Tensors, Meta]:
         try:
@@ -61,12 +58,21 @@ class MemoryStore:
     def delete(self, path: str) -> None:
         with self._lock:
             entry = self._objects.pop(path, None)
-            if entry is not None and self._max_bytes is not None:
+            if entry is None:
+                return
+            if self._max_bytes is not None:
                 self._bytes -= _size(path, entry)
+            folder = path.rpartition("/")[0]
+            self._folders[folder].remove(path)
+            if not self._folders[folder]:
+                del self._folders[folder]
 
     def list(self, prefix: str) -> Paths:
-        folder = f"{prefix.rstrip('/')}/" if prefix else ""
-        return sorted(path for path in tuple(self._objects) if path.startswith(folder))
+        prefix = prefix.rstrip("/")
+        inside = f"{prefix}/" if prefix else ""
+        with self._lock:
+            found = [path for name, paths in self._folders.items() if f"{name}/".startswith(inside) for path in paths]
+        return sorted(found)
 
     def exists(self, path: str) -> bool:
         return path in self._objects
