@@ -10,7 +10,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, spectral_norm
 
 import cutlayer as cl
+from cutlayer.config import parse
 from cutlayer.data import Dataset, Samples, TensorSamples, batches
+from cutlayer.engines.local import LocalEngine
+from cutlayer.engines.prepare import prepare
+from cutlayer.recipes import get
 from cutlayer.roles.settings import Settings, part_seed
 from cutlayer.store import BatchKey
 from cutlayer.streams import derive, start
@@ -148,6 +152,14 @@ def dataset(train: TensorSamples | None = None, test: TensorSamples | None = Non
 def cut(model: nn.Module, at: list[str], samples: TensorSamples) -> cl.SplitModel:
     """Return ``model`` cut at ``at``, verified on the first samples."""
     return cl.split(model, at, samples.take(torch.arange(4))[0])
+
+
+def engine(algorithm: Any, model: cl.SplitModel, data: Dataset, **keys: Any) -> LocalEngine:
+    """Return a local engine at the start of an experiment with these keys."""
+    recipe = get(algorithm)
+    experiment = parse({"algorithm": recipe.name, **keys})
+    prepared = prepare(experiment, dataset=data, model=model, recipe=recipe)
+    return LocalEngine(prepared.setup, prepared.settings)
 
 
 def train_uncut(
