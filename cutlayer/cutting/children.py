@@ -18,7 +18,7 @@ from cutlayer.cutting.model import ROLES, Crossing, SplitModel, batch_dim
 from cutlayer.cutting.owners import Unit, owners_of
 from cutlayer.cutting.program import UnfitError
 from cutlayer.cutting.record import Record, Source, record
-from cutlayer.cutting.replay import Answer, Blank, Plan, ReplayPart, Size, StandIn, Tap
+from cutlayer.cutting.replay import Answer, Blank, Plan, ReplayPart, Size, StandIn, Tap, TappedForward
 
 
 def by_children(
@@ -88,10 +88,7 @@ def _blank(source: Source, seen: Sequence[Record], received: Sequence[Source]) -
             for i in range(len(seen[0].shapes[other])):
                 if size is None and [run.shapes[other][i] for run in seen] == values:
                     size = Size(values[0], wire, i)
-        if size is None:
-            where = f"what '{source.unit}' returns" if source.unit else "an input"
-            raise UnfitError(f"the shape of {where} cannot be told from what crosses the cut")
-        sizes.append(size)
+        sizes.append(size or Size(values[0]))  # where nothing that crosses has it, nothing may depend on it
     return Blank(tuple(sizes), seen[0].dtypes[source])
 
 
@@ -175,8 +172,11 @@ def _tapped(module: nn.Module, name: str) -> nn.Module:
     """Return a module that is ``module`` (same tensors, same submodules) and shows what it returns."""
     twin = module.__class__.__new__(module.__class__)
     twin.__dict__.update(module.__dict__)
-    twin.__dict__["_forward_hooks"] = module._forward_hooks.copy()
-    twin.register_forward_hook(Tap(name))
+    if module._forward_hooks:
+        twin.__dict__["_forward_hooks"] = module._forward_hooks.copy()
+        twin.register_forward_hook(Tap(name))
+    else:  # some modules take another path when they have hooks
+        twin.__dict__["forward"] = TappedForward(twin, name)
     return twin
 
 
@@ -228,7 +228,7 @@ def _skeleton(
                     twin._non_persistent_buffers_set.add(key)
             else:
                 twin.__dict__[key] = _empty(tensor)
-    tapped = {s.unit for plan in plans.values() for s in plan.sent or ()} | {
+    tapped = {s.unit for plan in plans.values() for s in plan.sent or () if s.unit is not None} | {
         plan.stop[0] for plan in plans.values() if plan.stop is not None
     }
     for key, child in module._modules.items():

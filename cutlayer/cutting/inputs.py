@@ -178,8 +178,9 @@ def first(leaves: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
 
 def shortened(leaves: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
     """Return the batch with shorter sequences: one token less, where tokens are integers of shape [batch, length]."""
-    lengths = {t.size(1) for t in leaves if t.dim() == 2 and not t.is_floating_point()}
+    size = batch_of(leaves)
+    lengths = {t.size(1) for t in leaves if t.dim() == 2 and t.size(0) == size and not t.is_floating_point()}
     if len(lengths) != 1 or min(lengths) < 3:
         return None
     (length,) = lengths
-    return tuple(t[:, :-1] if t.dim() > 1 and t.size(1) == length else t for t in leaves)
+    return tuple(t[:, :-1] if t.dim() > 1 and t.size(0) == size and t.size(1) == length else t for t in leaves)

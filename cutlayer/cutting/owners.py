@@ -138,10 +138,9 @@ def _refuse_shared(model: nn.Module, uses: Mapping[int, set[int]], cuts: Sequenc
                 others = [other for other in names_of(model, tensor) if other != name]
                 also = f" (also {', '.join(map(repr, others))})" if others else ""
                 where = cuts[parts[0]] if parts[-1] - parts[0] == 1 else cuts[-1]
-                hint = "untie it"
+                hint = "untie it or choose" if others else "choose"
                 if others and hasattr(getattr(model, "config", None), "tie_word_embeddings"):
-                    hint += " (config.tie_word_embeddings=False)"
+                    hint = "untie it (config.tie_word_embeddings=False) or choose"
                 raise CutError(
-                    f"{kind} '{name}'{also} is used on both sides of the cut after '{where}'; "
-                    f"{hint} or choose another cut"
+                    f"{kind} '{name}'{also} is used on both sides of the cut after '{where}'; {hint} another cut"
                 )

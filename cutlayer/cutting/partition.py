@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx
 
 from cutlayer.cutting.program import Program, UnfitError, is_pure
+from cutlayer.errors import CutError
 
 Values = Mapping[str, Any]
 _METADATA_METHODS = {"size", "dim", "numel", "ndimension", "get_device"}
@@ -84,7 +85,7 @@ class Pieces:
 
 
 def last_node(graph: fx.Graph, name: str) -> fx.Node:
-    """Return the last node of the submodule ``name`` or inside it; raise UnfitError if forward never calls it."""
+    """Return the last node of the submodule ``name`` or inside it; raise CutError if forward never calls it."""
     found: list[fx.Node] = [
         node
         for node in graph.nodes
@@ -92,7 +93,7 @@ def last_node(graph: fx.Graph, name: str) -> fx.Node:
         or name in node.meta.get("inside", ())
     ]
     if not found:
-        raise UnfitError(f"'{name}' is never called in forward, so nothing can be cut after it")
+        raise CutError(f"'{name}' is never called in forward, so nothing can be cut after it; name one that is")
     return found[-1]
 
 
@@ -143,7 +144,7 @@ def _stages(graph: fx.Graph, cuts: Sequence[str], samples: Sequence[Values]) -> 
     order = {node: i for i, node in enumerate(graph.nodes)}
     ends = [order[last_node(graph, name)] for name in cuts]
     if sorted(set(ends)) != ends:
-        raise UnfitError(f"'{cuts[1]}' does not run after '{cuts[0]}'; name the cuts in the order they run")
+        raise CutError(f"'{cuts[1]}' does not run after '{cuts[0]}'; name the cuts in the order they run")
     stages: dict[fx.Node, int] = {}
     for node in graph.nodes:
         stages[node] = 0 if node.op == "placeholder" else sum(order[node] > end for end in ends)
@@ -191,9 +192,13 @@ def _border(crossing: Sequence[fx.Node], samples: Sequence[Values]) -> Border:
 
     def wire(value: Any, node: fx.Node, path: tuple[Any, ...]) -> Wire:
         new = Wire(node, path)
-        wires.append(new)
+        seen = [_item(s[node.name], path) for s in samples]
         if isinstance(value, Tensor):
-            tensors.append((len(wires) - 1, [_item(s[node.name], path) for s in samples]))
+            for index, found in tensors:
+                if all(one is two for one, two in zip(seen, found, strict=True)):
+                    return wires[index]
+            tensors.append((len(wires), seen))
+        wires.append(new)
         return new
 
     def leaf(node: fx.Node, value: Any, path: tuple[Any, ...]) -> Any:
@@ -301,6 +306,10 @@ def _part(
     return new
 
 
+def _is_size_item(node: fx.Node) -> bool:
+    return is_item(node) and _is_metadata(node.args[0])  # type: ignore[arg-type]
+
+
 def _follow_device(graph: fx.Graph) -> None:
     """Where an exported operator has a fixed device, use the device of what the part receives."""
     anchor = next((node for node in graph.nodes if node.op == "placeholder"), None)
@@ -321,7 +330,11 @@ def _from_sizes(graph: fx.Graph) -> frozenset[fx.Node]:
         operator_only = isinstance(node.target, torch._ops.OpOverload) and not _is_metadata(node)
         arithmetic = node.op == "call_function" and getattr(node.target, "__module__", "") == "_operator"
         pure = (operator_only or arithmetic) and is_pure(node) and "empty" not in str(node.target)
-        if pure and all(n in found or _is_metadata(n) for n in node.all_input_nodes):
+        if (
+            pure
+            and not _is_size_item(node)
+            and all(n in found or _is_metadata(n) or _is_size_item(n) for n in node.all_input_nodes)
+        ):
             found.add(node)
     for node in reversed(list(graph.nodes)):
         if node in found and any(
@@ -364,7 +377,8 @@ def partition(
         One graph per part.  A part returns one bare value or a flat tuple; the next one takes these positionally.
 
     Raises:
-        UnfitError: a cut is never called, the order is wrong, or something crosses that cannot be sent.
+        CutError: a cut is never called, the order is wrong, or nothing is left on the other side.
+        UnfitError: something crosses that cannot be sent.
     """
     graph = program.graph
     _merge_states(graph, persistent)
@@ -375,7 +389,7 @@ def partition(
         crossing = _crossing(graph, stages, index, again)
         crossing = [n for n in crossing if n.op != "get_attr" or n.target in persistent]
         if not any(_computes(n) for n in graph.nodes if stages[n] >= index):
-            raise UnfitError(f"nothing runs after '{cut}', so there is nothing to put on the other side")
+            raise CutError(f"nothing runs after '{cut}', so nothing is left for the other side; cut earlier")
         if not crossing:
             raise UnfitError(f"nothing that '{cut}' or the modules before it compute is used after it")
         end = last_node(graph, cut)

@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from cutlayer.cutting.inputs import Inputs
 from cutlayer.cutting.program import UnfitError, mode, undisturbed
 from cutlayer.cutting.units import short
+from cutlayer.errors import CutError
 
 READS = {"item", "tolist", "__bool__", "__int__", "__float__", "__index__", "equal", "allclose", "is_nonzero", "numpy"}
 
@@ -209,7 +210,7 @@ def record(
     leaves: Sequence[Tensor],
     training: bool,
 ) -> Record:
-    """Run the model on one batch and return what was seen; raise UnfitError if it fails or a cut is never passed."""
+    """Run the model on one batch and return what was seen; raise CutError if a cut is never passed."""
     try:
         first = _run(model, _Watch(model, containers, (), {}), inputs, leaves, training)
         last = dict(first.calls)
@@ -217,17 +218,22 @@ def record(
         for cut in cuts:
             calls = [i for i, (unit, _) in enumerate(first.calls) if f"{unit}.".startswith(f"{cut}.")]
             if not calls:
-                raise UnfitError(f"'{cut}' is never called in forward, so nothing can be cut after it")
+                raise CutError(
+                    f"'{cut}' is not called when the model runs on the example, so nothing can be cut after it; "
+                    f"name one that is"
+                )
             ends.append(calls[-1])
         if ends != sorted(ends):
-            raise UnfitError(f"'{cuts[1]}' does not run after '{cuts[0]}'; name the cuts in the order they run")
+            raise CutError(f"'{cuts[1]}' does not run after '{cuts[0]}'; name the cuts in the order they run")
         at = tuple(first.calls[end][0] for end in ends)
         seen = _run(model, _Watch(model, containers, at, last), inputs, leaves, training)
         seen.cuts = at
         if len(cuts) not in seen.busy:
-            raise UnfitError(f"nothing runs after '{cuts[-1]}', so there is nothing to put on the other side")
+            raise CutError(
+                f"nothing runs after '{cuts[-1]}', so there is nothing to put on the other side; cut earlier"
+            )
         return seen
-    except UnfitError:
+    except CutError:
         raise
     except Exception as error:
         raise UnfitError(f"the uncut model itself fails on the example ({short(error)})") from error

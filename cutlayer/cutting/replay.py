@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -151,6 +152,21 @@ class Tap:
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         """Keep what crosses; end the run at the cut."""
         _RUN.get().returned(self.name, output)
+
+
+class TappedForward:
+    """The forward of a submodule that shows the running part what it returns."""
+
+    def __init__(self, module: nn.Module, name: str) -> None:
+        self.module, self.name = module, name
+        self.own = module.__dict__.get("forward")
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        """Run the submodule; keep what crosses; end the run at the cut."""
+        forward = self.own or partial(type(self.module).forward, self.module)
+        output = forward(*args, **named)
+        _RUN.get().returned(self.name, output)
+        return output
 
 
 def _generators(device: torch.device) -> Any:

@@ -16,7 +16,7 @@ from cutlayer.cutting.owners import owners, persistent_buffers
 from cutlayer.cutting.part import Part, compile_graph, place
 from cutlayer.cutting.partition import partition
 from cutlayer.cutting.program import Program, UnfitError, ancestors, values
-from cutlayer.cutting.submodules import check_model, resolve
+from cutlayer.cutting.submodules import aliases, check_model, resolve
 from cutlayer.cutting.trace import trace
 from cutlayer.cutting.verify import check, check_example
 from cutlayer.errors import CutError
@@ -76,7 +76,7 @@ def split(model: nn.Module, at: str | Sequence[str], example: Any = None, *, met
 def _split_by(
     method: str, model: nn.Module, cuts: tuple[str, ...], inputs: Inputs, leaves: tuple[Tensor, ...]
 ) -> SplitModel:
-    containers = ancestors(cuts)
+    containers = ancestors(aliases(model, cuts))
     if method == "children":
         result = by_children(model, containers, cuts, inputs, leaves)
     else:

@@ -47,6 +47,12 @@ def _unknown(model: nn.Module, name: str) -> str:
     return f"split '{name}' is not a submodule of {kind}; {has}" + (f"; did you mean '{close[0]}'?" if close else "")
 
 
+def aliases(model: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
+    """Return every name that the named submodules have (a module may be registered in several places)."""
+    wanted = [model.get_submodule(name) for name in names]
+    return tuple(n for n, m in model.named_modules(remove_duplicate=False) if any(m is w for w in wanted))
+
+
 def check_model(model: nn.Module) -> None:
     """Raise CutError for what is no plain, initialised module."""
     if not isinstance(model, nn.Module):

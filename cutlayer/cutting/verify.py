@@ -196,7 +196,10 @@ def _compare(
                 if uncut and label:
                     return
                 if uncut:
-                    raise UnfitError(f"the uncut model itself fails on the example{what} ({short(error)})") from error
+                    raise CutError(
+                        f"{type(model).__name__} itself fails on the example{what} ({type(error).__name__}: "
+                        f"{short(error)}); give one batch it can be trained on"
+                    ) from error
                 raise UnfitError(f"the parts fail{what} ({short(error)})") from error
             results.append((output, gradients, _buffers(modules)))
     (theirs, their_gradients, their_buffers), (ours, our_gradients, our_buffers) = results
