@@ -39,7 +39,6 @@ from cutlayer.errors import DamagedObject, MissingObject, ObjectExists, StoreErr
 from cutlayer.store.base import Meta, Tensors, TensorStore
 from cutlayer.store.keys import BatchKey, version_text
 
-
 _SMALL = 1 << 15  # values of a product that fit into a cache, where a scratch tensor gains nothing
 
 
