@@ -108,7 +108,7 @@ def compare(
 
     console = Console()
     console.print(report.compare_table(found))
-    for note in (found.explanation, *found.notes):
+    for note in found.notes:
         console.print(note, markup=False, highlight=False)
     for file in found.files:
         console.print(str(file), markup=False, highlight=False)
@@ -206,10 +206,12 @@ def main() -> None:
 
     sys.path.insert(0, os.getcwd())  # package.module:function of the user, as with python -m
     try:
-        app(standalone_mode=True)
+        app(prog_name="cutlayer")
     except CutlayerError as error:
         _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:  # typer turns Ctrl-C into exit code 130
+        if isinstance(end, SystemExit) and end.code != 130:
+            raise
         there = [f for f in _resumable if (Path(f) / "config.yaml").exists()]
         _fail(f"interrupted; go on with: cutlayer resume {there[-1]}" if there else "interrupted", 130)
     except BrokenPipeError:
