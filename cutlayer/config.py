@@ -5,6 +5,7 @@ Every key takes a name or a mapping with ``name`` and options; an experiment wit
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,6 +20,15 @@ Spec = dict[str, Any]
 """A ``name`` and its options."""
 
 ROLES = ("client", "server", "auxiliary")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which ``1e-3`` is a number, as in YAML 1.2; YAML 1.1 takes it for text."""
+
+
+_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), list("-+.0123456789")
+)
 
 
 class Clients(BaseModel):
@@ -188,7 +198,7 @@ def load(path: Path | str | None = None, overrides: Iterable[str] = (), **keys: 
         if not equals or not key:
             raise ConfigError(f"expected key=value on the command line, got {override!r}")
         try:
-            value = yaml.safe_load(text) if text else None
+            value = yaml.load(text, _Loader) if text else None
         except yaml.YAMLError:
             raise ConfigError(f"the value of {key} must be YAML, got {text!r}; put quotes around it") from None
         _put(tree, key.split("."), value, key)
@@ -230,7 +240,7 @@ def _known(location: tuple[int | str, ...]) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise ConfigError(f"expected an experiment file, and {path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -251,7 +261,7 @@ COUNTED = {"clients": "count", "update": "every", "evaluate": "every"}
 
 
 def _put(tree: dict[str, Any], path: list[str], value: Any, key: str) -> None:
-    """Set ``tree[path]``; a name on the way becomes a mapping with that name, a new name drops the old one's options."""
+    """Set ``tree[path]``; a name on the way becomes a mapping with it, a new name drops the old options."""
     for depth, step in enumerate(path[:-1]):
         inner = tree.get(step)
         if inner is None:
