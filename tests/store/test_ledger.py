@@ -188,6 +188,11 @@ def test_adding_goes_on_after_a_total_and_a_flush() -> None:
         held = [(ledger.total(), keys[: count + 1]), (GradientLedger(store, "r", 0).total(), keys[: count + 1])]
         for total, members in held:
             assert_canonical(total, members)
+    add(ledger := GradientLedger(store, "r", 1), keys[0])
+    for count in (1, 2, 3):
+        ledger.flush()
+        add(ledger, keys[count])
+        assert_canonical(GradientLedger(store, "r", 1).total(), keys[:count])
     given_ = {"w": torch.ones(3)}
     ledger = GradientLedger(MemoryStore(), "r", 0)
     for batch in range(3):
