@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 to 9 as in ``cutlayer.errors`` (2 also for wrong usage); 1
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -218,6 +219,9 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            again = f"then: cutlayer resume {_resumable[-1]}" if _resumable else "then try again"
+            _fail(f"expected room for what is to be written, and the disk is full; free some space, {again}", 8)
         if os.environ.get("CUTLAYER_TRACEBACK"):
             raise
         _fail(f"{_first_line(error)}; set CUTLAYER_TRACEBACK=1 to see where", 1)

@@ -26,7 +26,7 @@ class _Loader(yaml.SafeLoader):
     """YAML in which ``1e-3`` is a number, as in YAML 1.2; YAML 1.1 takes it for text."""
 
 
-_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), list("-+.0123456789")
 )
 
