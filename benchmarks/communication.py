@@ -142,7 +142,9 @@ def report(found: dict[str, list[list[tuple[float, float]]]]) -> None:
         print(f"fsl_sage_int8 over fsl_sage to that accuracy: {reached['fsl_sage_int8'] / reached['fsl_sage']:.3f}")
     if {"fsl_sage", "fsl_sage_int8"} <= found.keys():
         per_round = {n: mean([c[-1][0] / len(c) for c in found[n]]) for n in ("fsl_sage", "fsl_sage_int8")}
-        print(f"fsl_sage_int8 over fsl_sage, bytes of a round:   {per_round['fsl_sage_int8'] / per_round['fsl_sage']:.3f}")
+        print(
+            f"fsl_sage_int8 over fsl_sage, bytes of a round:   {per_round['fsl_sage_int8'] / per_round['fsl_sage']:.3f}"
+        )
 
 
 if __name__ == "__main__":

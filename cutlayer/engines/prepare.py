@@ -60,10 +60,9 @@ def prepare(
     parse(experiment.codec)
     device = find_device(experiment.device)
     loss = find_loss(experiment.loss)
-    dataset = dataset or _load(experiment.data)
+    dataset = dataset or load_dataset(experiment.data)
     augment = _augment(experiment)
-    shape = augment.output_shape(dataset.input_shape) if augment else dataset.input_shape
-    example = _example(dataset, augment)
+    example, shape = example_batch(dataset, experiment, EXAMPLE)
     cut = _cut(experiment, recipe, model, dataset, shape, example)
     shares, partition = _shares(experiment, dataset)
     h = _crossing(cut, example, dataset)
@@ -162,7 +161,8 @@ def describe(cut: SplitModel) -> dict[str, Any]:
     }
 
 
-def _load(spec: Mapping[str, Any]) -> Dataset:
+def load_dataset(spec: Mapping[str, Any]) -> Dataset:
+    """Return the data set that ``spec`` (``name`` and options) describes."""
     options = dict(spec)
     return datasets.load(options.pop("name"), **options)
 
@@ -186,9 +186,13 @@ def _centred(augment: Augment) -> Any:
     return lambda inputs: (augment.evaluate(inputs[0]), *inputs[1:])
 
 
-def _example(dataset: Dataset, augment: Augment | None) -> tuple[Any, ...]:
-    inputs, _ = dataset.train.take(torch.arange(min(EXAMPLE, len(dataset.train))))
-    return _centred(augment)(inputs) if augment else inputs  # type: ignore[no-any-return]
+def example_batch(dataset: Dataset, experiment: Experiment, size: int) -> tuple[tuple[Any, ...], tuple[int, ...]]:
+    """Return the inputs of ``size`` samples as the model will see them, and the shape of one sample's first input."""
+    augment = _augment(experiment)
+    inputs, _ = dataset.train.take(torch.arange(min(size, len(dataset.train))))
+    if augment is None:
+        return inputs, dataset.input_shape
+    return _centred(augment)(inputs), augment.output_shape(dataset.input_shape)
 
 
 def _cut(
