@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -114,7 +115,8 @@ class LocalEngine:
             if shared:
                 self.exchange.send_down(client.number, now.round - 1, client.parts, shared)
         if self.recipe.schedule == "relay" and self.done == 0:
-            self.exchange.first(clients[0].number, clients[0].parts)
+            self._last = clients[0].number
+            self.exchange.first(self._last, clients[0].parts)
 
     def _train(self, now: Plan, clients: Sequence[Client]) -> None:
         turns = {c.number: c.turns(now.round) for c in clients}
@@ -196,7 +198,7 @@ class LocalEngine:
         samples = sum(r.samples for r in reports.values())
         losses = {c: float(r.loss) / r.samples for c, r in reports.items() if r.loss is not None}
         loss = sum(losses[c] * reports[c].samples for c in losses) / max(samples, 1)
-        bad = [c for c, value in losses.items() if not value == value or abs(value) == float("inf")]
+        bad = [c for c, value in losses.items() if not math.isfinite(value)]
         if bad:
             raise TrainingError(
                 f"expected a finite loss, got {losses[bad[0]]} at client {bad[0]} in round {now.round}; lower the "
@@ -320,9 +322,11 @@ class LocalEngine:
         for path, part in self._parts().items():
             held, numbers = part.state()
             skip = ("weights/", "buffers/") if part.name in self.shared_parts and path.startswith("client/") else ()
-            tensors |= {f"{path}/{k}": t for k, t in held.items() if not k.startswith(skip)} if skip else {
-                f"{path}/{k}": t for k, t in held.items()
-            }
+            tensors |= (
+                {f"{path}/{k}": t for k, t in held.items() if not k.startswith(skip)}
+                if skip
+                else {f"{path}/{k}": t for k, t in held.items()}
+            )
             meta["parts"][path] = numbers
         for label, found in (("federated", self.federated.state()), ("backbones", self.backbones.state())):
             tensors |= {f"{label}/{k}": t for k, t in found.items()}
