@@ -79,7 +79,7 @@ def resume(path: str | Path, observer: Observer | None = None, **objects: Any) -
     folder, experiment = RunFolder.open(Path(path))
     for key, name in (("model", "model"), ("data", "dataset")):
         if getattr(experiment, key).get("name") == GIVEN and objects.get(name) is None:
-            raise RunFolderError(f"the run at {path} was started in Python with a {key}; resume(path, {name}=...) there")
+            raise RunFolderError(f"the run at {path} got its {key} in Python; give it again: resume(path, {name}=...)")
     if experiment.seeds > 1:
         return _run_seeds(experiment, observer, objects, resuming=True)
     experiment = experiment.model_copy(update={"out": str(path)})

@@ -233,9 +233,9 @@ def _sentence(error: ValidationError) -> str:
 
 
 def _known(location: tuple[int | str, ...]) -> str:
-    models = {"clients": Clients, "optimizer": Optimizers, "update": Update, "evaluate": Evaluate}
+    models: dict[str, type[BaseModel]] = {"clients": Clients, "optimizer": Optimizers, "update": Update, "evaluate": Evaluate}
     model = models.get(str(location[0]))
-    return ", ".join(model.model_fields) if model else ""
+    return ", ".join(model.model_fields) if model is not None else ""
 
 
 def _read(path: Path) -> dict[str, Any]:

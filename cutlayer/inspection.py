@@ -95,9 +95,9 @@ def print_rows(rows: Sequence[dict[str, Any]]) -> None:
     from cutlayer.report import format_bytes
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for title in ("cut after", "how"):
-        table.add_column(title, overflow="fold")
-    for title in ("client params", "client FLOPs", "share", "activation", "up/sample", "down/sample"):
+    table.add_column("cut after", overflow="fold")
+    table.add_column("how")
+    for title in ("parameters", "FLOPs", "share", "activation", "up", "down"):
         table.add_column(title, justify="right")
     for row in rows:
         if row["reason"] is None:
@@ -110,8 +110,11 @@ def print_rows(rows: Sequence[dict[str, Any]]) -> None:
     if table.row_count:
         first = next(row for row in rows if row["reason"] is None)
         console.print(table)
-        console.print(f"whole model: {first['parameters']:,} parameters, {_short(first['flops'])} FLOPs a sample "
-                      "(forward and backward)", highlight=False)  # fmt: skip
+        console.print(
+            f"Parameters, FLOPs (forward and backward, a sample) and their share are the client's, of "
+            f"{first['parameters']:,} and {_short(first['flops'])} in all; activations, up and down are a sample's.",
+            highlight=False,
+        )
     for name in dict.fromkeys(c["name"] for row in rows for c in row["crossings"] if c["passes_through"]):
         console.print(f"input {name} passes through the cut: the server sees it", highlight=False, markup=False)
     for row in rows:

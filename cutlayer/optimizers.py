@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,15 +14,16 @@ from cutlayer.errors import ConfigError
 Schedule = torch.optim.lr_scheduler.LRScheduler
 
 
-def optimizer(spec: Mapping[str, Any], parameters: list[Tensor]) -> torch.optim.Optimizer:
-    """Return the ``torch.optim`` optimizer that ``spec`` (``name`` and its arguments) describes, over ``parameters``."""
+def optimizer(spec: Mapping[str, Any], parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
+    """Return the ``torch.optim`` optimizer over ``parameters`` that ``spec`` describes: ``name`` and its arguments."""
     options = {k: v for k, v in spec.items() if k not in ("name", "schedule")}
     kind = _class(torch.optim, str(spec["name"]), torch.optim.Optimizer, "optimizer")
-    return kind(parameters or [torch.zeros(1, requires_grad=True)], **_accepted(kind, options, "optimizer"))  # type: ignore[no-any-return]
+    accepted = _accepted(kind, options, "optimizer")
+    return kind(list(parameters) or [torch.zeros(1, requires_grad=True)], **accepted)  # type: ignore[no-any-return]
 
 
 def schedule(spec: Mapping[str, Any], steps: torch.optim.Optimizer) -> Schedule | None:
-    """Return the schedule in ``spec["schedule"]`` over optimizer ``steps``, counted in rounds; None if there is none."""
+    """Return the schedule ``spec["schedule"]`` over optimizer ``steps``, counted in rounds; None if there is none."""
     wanted = spec.get("schedule")
     if not wanted:
         return None

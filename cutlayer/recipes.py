@@ -4,11 +4,13 @@
     server     copies of the backbone      shared · per_client · none (the whole model is at the client)
     step       when the backbone steps     batch · window (every K batches or samples, or once a round) · joined (one
                                            step on all clients' batches, concatenated)
-    feedback   what moves the encoder      cut_gradient · averaged_cut_gradient · auxiliary · estimated · none (frozen)
-                                           · whole_model; or a generator function of your own (see roles/feedback.py)
+    feedback   what moves the encoder      cut_gradient · averaged_cut_gradient · auxiliary · estimated · none
+                                           (frozen) · whole_model; or a generator function of your own
+                                           (see roles/feedback.py)
     upload_every                           every batch (1) or every q-th
-    schedule   who works when              relay (one client after another, weights handed on) · sequential (one after
-                                           another in random order, from the same weights) · interleaved (batch by batch)
+    schedule   who works when              relay (one client after another, weights handed on) · sequential (one
+                                           after another in random order, from the same weights) · interleaved
+                                           (batch by batch)
     averaged   parts averaged each round   of encoder, head, auxiliary, backbone
 
 Sources and traps are in each recipe's docstring field ``source``.  A new algorithm is a ``Recipe(...)`` in a file of
@@ -53,8 +55,8 @@ class Recipe:
     align_epochs: int = 100
     align_batch: int = 1000
     buffer: int = 1000
-    """FSL-SAGE: alignment period in rounds (the first is after round 1: until then the auxiliary is a random guess), epochs
-    and batch of an alignment, newest samples kept per client."""
+    """FSL-SAGE: alignment period in rounds (the first is after round 1: until then the auxiliary is a random guess),
+    epochs and batch of an alignment, newest samples kept per client."""
     source: str = ""
     summary: str = ""
 
@@ -76,8 +78,8 @@ class Recipe:
     def _refuse_contradictions(self) -> None:
         grouped = self.step == "joined" or self.feedback == "averaged_cut_gradient"
         rules = [
-            (grouped and self.schedule != "interleaved", "joined steps and averaged cut gradients need schedule=interleaved"),
-            (grouped and self.labels == "client", "joined steps and averaged cut gradients need labels=server"),
+            (grouped and self.schedule != "interleaved", "joining or averaging needs schedule=interleaved"),
+            (grouped and self.labels == "client", "joining or averaging needs labels=server"),
             (self.step == "window" and self.server != "shared", "step=window needs server=shared"),
             (self.step == "joined" and self.server != "shared", "step=joined needs server=shared"),
             (self.step == "window" and self.local_loss, "step=window needs cut gradients or feedback=none"),
@@ -86,8 +88,8 @@ class Recipe:
             (self.upload_every > 1 and not self.local_loss, "upload_every > 1 needs feedback=auxiliary or estimated"),
             (self.whole != (self.server == "none"), "feedback=whole_model and server=none go together"),
             (self.whole and self.schedule == "relay", "feedback=whole_model needs a schedule other than relay"),
-            (self.server == "per_client" and self.schedule == "relay", "server=per_client needs a schedule other than relay"),
-            ("auxiliary" in self.averaged and self.feedback != "auxiliary", "only feedback=auxiliary averages auxiliaries"),
+            (self.server == "per_client" and self.schedule == "relay", "server=per_client rules out schedule=relay"),
+            ("auxiliary" in self.averaged and self.feedback != "auxiliary", "only feedback=auxiliary averages them"),
             (
                 "backbone" in self.averaged and self.server == "shared",
                 "a shared backbone is one already: leave backbone out of averaged",
@@ -111,11 +113,6 @@ class Recipe:
     def grouped(self) -> bool:
         """The server waits for one request of every client before it answers any."""
         return self.step == "joined" or self.feedback == "averaged_cut_gradient"
-
-    @property
-    def personal(self) -> bool:
-        """Clients end a round with encoders of their own: there is no one global model."""
-        return not self.pooled and self.schedule != "relay" and "encoder" not in self.averaged and self.feedback != "none"
 
     def client_parts(self, parts: tuple[str, ...]) -> tuple[str, ...]:
         """Which of the model's ``parts`` (in order) a client holds, the auxiliary last."""
@@ -147,12 +144,14 @@ RECIPES: dict[str, Recipe] = {
         Recipe("psl", step="joined", source="Jeon & Kim 2020, parallel split learning",
                summary="one server step on all clients' batches together, encoders stay personal"),
         Recipe("splitfed_v1", server="per_client", schedule="sequential", averaged=("encoder", "backbone"),
-               source="Thapa et al., AAAI 2022, arXiv 2004.12088", summary="a backbone per client, everything averaged"),
+               source="Thapa et al., AAAI 2022, arXiv 2004.12088",
+               summary="a backbone per client, everything averaged"),
         Recipe("splitfed_v2", schedule="sequential", averaged=("encoder",),
                source="Thapa et al., AAAI 2022, arXiv 2004.12088",
                summary="one backbone, clients in random order, encoders averaged"),
         Recipe("splitfed_v3", server="per_client", schedule="sequential", averaged=("backbone",),
-               source="Gawali et al. 2020, arXiv 2012.12591", summary="a backbone per client, only backbones averaged"),
+               source="Gawali et al. 2020, arXiv 2012.12591",
+               summary="a backbone per client, only backbones averaged"),
         Recipe("splitfed_u", labels="client", step="window", averaged=("encoder", "head"),
                source="U-shape (1812.00564) + SplitFed (2004.12088)",
                summary="U-shape, one backbone stepping on the mean of K batches, client parts averaged"),
@@ -171,7 +170,7 @@ RECIPES: dict[str, Recipe] = {
 
 
 def get(spec: str | Mapping[str, Any] | Recipe) -> Recipe:
-    """Return the recipe called ``spec``: a name, ``"package.module:attribute"``, a Recipe, or a mapping of ``name`` and axes.
+    """Return the recipe ``spec``: a name, ``"package.module:attribute"``, a Recipe, or a mapping of ``name`` and axes.
 
     Raises ConfigError for an unknown name or axis.
     """
@@ -188,9 +187,7 @@ def get(spec: str | Mapping[str, Any] | Recipe) -> Recipe:
     else:
         close = get_close_matches(str(name), RECIPES, 1)
         hint = f" (did you mean {close[0]}?)" if close else ""
-        raise ConfigError(
-            f"algorithm must be one of {', '.join(RECIPES)} or package.module:recipe, got {name!r}{hint}"
-        )
+        raise ConfigError(f"algorithm must be one of {', '.join(RECIPES)} or package.module:recipe, got {name!r}{hint}")
     known = [f.name for f in fields(Recipe) if f.name not in ("name", "source", "summary")]
     for key in options:
         if key not in known:

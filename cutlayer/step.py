@@ -1,6 +1,7 @@
 """The mathematics of one split step: pure functions on tensors and modules.
 
-A *part* is a piece of a cut model (encoder, backbone, head): any ``nn.Module`` called with the values that cross the cut.
+A *part* is a piece of a cut model (encoder, backbone, head): any ``nn.Module`` that is called with the values that
+cross the cut.
 
 Contract of a remote part.  ``forward`` and ``backward`` may be separated by anything: other batches, other processes, a
 restart.  ``backward`` therefore runs the forward again, and its gradients are bit-equal to those of a retained graph,
@@ -52,7 +53,7 @@ def as_values(value: Any) -> Values:
 
 
 def logits(output: Any) -> Tensor:
-    """Return the predictions in a model's output: a tensor itself, ``output.logits``, ``output["logits"]`` or the first item."""
+    """Return the predictions in a model's output: the tensor itself, its ``logits``, or its first item."""
     if isinstance(output, Tensor):
         return output
     if isinstance(output, Mapping):
@@ -104,7 +105,7 @@ _changes_inputs: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def _first_call(part: nn.Module, leaves: Values, seed: int, autocast: torch.dtype | None) -> Values:
-    """Run a part that may turn out to change its inputs in place, which autograd forbids on leaves: then it gets copies."""
+    """Run a part that may change its inputs in place, which autograd forbids on leaves: then it gets copies."""
     found = snapshot(part)
     versions = [v._version for v in leaves if isinstance(v, Tensor)]
     copies = tuple(v.clone() if isinstance(v, Tensor) else v for v in leaves)
@@ -164,7 +165,7 @@ def backward(
     """Recompute the forward and pull ``output_gradients`` (δ = ∂ℓ/∂z, one an output) back through it.
 
     Returns the gradients of ``trainable(part)`` and of the inputs (g_h = ∂ℓ/∂h), None where nothing flows.
-    ``buffers`` are those that the forward started from, if they have moved since.  The part's buffers are left as found.
+    ``buffers`` are those that the forward started from, if they moved since.  The part's buffers are left as found.
     """
     found = snapshot(part)
     if buffers is not None:

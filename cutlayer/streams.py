@@ -29,13 +29,16 @@ def generator(seed: int, *names: str | int) -> torch.Generator:
 def start(seed: int) -> None:
     """Put torch's default generators (CPU, and CUDA if it is in use) at the start of stream ``seed``."""
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if _cuda():
         torch.cuda.manual_seed_all(seed)
 
 
 @contextmanager
 def preserved() -> Iterator[None]:
     """Leave torch's default generators as they were found."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() and torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if _cuda() else ()):
         yield
+
+
+def _cuda() -> bool:
+    return torch.cuda.is_initialized()  # type: ignore[no-untyped-call,no-any-return]

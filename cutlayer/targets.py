@@ -42,7 +42,7 @@ def load_object(target: str, what: str) -> Any:
             "holds it, or install it"
         ) from error
     except Exception as error:
-        raise ConfigError(f"{what} {target!r}: importing {module_name} raised {type(error).__name__}: {error}") from error
+        raise ConfigError(f"{what} {target!r}: {module_name} raised {type(error).__name__}: {error}") from error
     for name in attribute.split("."):
         if not hasattr(found, name):
             raise ConfigError(f"{what} {target!r} is not there: {module_name} has no {attribute!r}")

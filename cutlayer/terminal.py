@@ -82,7 +82,8 @@ class Plain:
         last = metrics["round"] == self._rounds
         if last or time.monotonic() - self._shown >= PLAIN_INTERVAL:
             self._shown = time.monotonic()
-            print(f"round {metrics['round']}/{self._rounds}  {figures(metrics, self._total)}", file=sys.stderr, flush=True)
+            line = f"round {metrics['round']}/{self._rounds}  {figures(metrics, self._total)}"
+            print(line, file=sys.stderr, flush=True)
 
     def finished(self) -> None:
         """Print nothing."""

@@ -47,9 +47,10 @@ class WeightExchange:
         return _nested(self._sent)
 
     def send_down(self, client: int, previous: int, parts: Mapping[str, Part], names: Iterable[str]) -> None:
-        """Give ``client`` the broadcast, and write it into its parts ``names``; ``previous`` is the broadcast before."""
+        """Send ``client`` the broadcast and write it into its parts ``names``; ``previous`` is the broadcast before."""
         holds = self._holders.get(client) == previous and not self._full
-        message = Message("weights", self._packed if holds or self._down.exact else self._sent, {"round": self._broadcast})
+        tensors = self._packed if holds or self._down.exact else self._sent
+        message = Message("weights", tensors, {"round": self._broadcast})
         carried = self._transport.down(message, "updates")
         received = self._sent if holds and not self._down.exact else carried.tensors
         self._holders[client] = self._broadcast
@@ -80,7 +81,8 @@ class WeightExchange:
         seed = streams.derive(self._seed, "personal", round_number, client)
         key = (round_number,)
         packed, _ = self._personal.send(_flat({name: weights}), held, client=client, seed=seed, key=key)
-        message = Message("weights", {k: dense(t) for k, t in packed.items()}, {"round": round_number, "client": client})
+        tensors = {k: dense(t) for k, t in packed.items()}
+        message = Message("weights", tensors, {"round": round_number, "client": client})
         arrived = self._transport.down(message, "updates").tensors
         part.write(_nested(self._personal.receive(arrived, held, client=client, seed=seed, key=key))[name])
 

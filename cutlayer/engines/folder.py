@@ -33,7 +33,7 @@ class RunFolder:
             hint = f"go on with: cutlayer resume {path}" if (path / CONFIG).exists() else "choose another out=..."
             raise RunFolderError(f"expected out={path} to be new or empty, and it holds something already; {hint}")
         folder = cls(path)
-        with _told(path):
+        with _Told(path):
             path.mkdir(parents=True, exist_ok=True)
         folder.write(CONFIG, yaml.safe_dump(experiment.as_dict(), sort_keys=False))
         return folder
@@ -54,7 +54,7 @@ class RunFolder:
         """Replace file ``name`` whole: a reader sees the old or the new one.  Raises NoSpace when the disk is full."""
         target = self.path / name
         part = target.with_name(f".{target.name}.part")
-        with _told(target):
+        with _Told(target):
             try:
                 with open(part, "wb") as file:
                     file.write(content.encode() if isinstance(content, str) else content)
@@ -72,7 +72,7 @@ class RunFolder:
         """Append one line to the metrics; a line that cannot be written whole is taken back."""
         path = self.path / METRICS
         line = json.dumps(metrics, default=str).encode() + b"\n"
-        with _told(path), open(path, "ab") as file:
+        with _Told(path), open(path, "ab") as file:
             end = file.seek(0, os.SEEK_END)
             try:
                 file.write(line)
@@ -103,7 +103,7 @@ class RunFolder:
 
     def write_checkpoint(self, done: int, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Write the state after round ``done``; the one before stays until it is safe."""
-        with _told(self.path):
+        with _Told(self.path):
             store = open_store(str(self.path))
             store.put(f"{CHECKPOINTS}/{done:06d}", tensors, meta)
             for old in store.list(CHECKPOINTS)[:-1]:
@@ -116,7 +116,7 @@ class RunFolder:
         return store.get(found[-1]) if found else None
 
 
-class _told:
+class _Told:
     """Turns the system's errors about ``path`` into ones that say what to do."""
 
     def __init__(self, path: Path) -> None:
@@ -134,5 +134,6 @@ class _told:
                     f"expected room for {self.path}, and the disk is full; free some space, then: cutlayer resume"
                 ) from None
             raise RunFolderError(
-                f"{self.path} cannot be written ({error.strerror or error}); choose another out=..., or change its rights"
+                f"{self.path} cannot be written ({error.strerror or error}); choose another out=..., or change "
+                "its rights"
             ) from None

@@ -94,8 +94,10 @@ class LocalEngine:
         self._seconds = dict.fromkeys(self._seconds, 0.0)
         now = plan(self.recipe, self.settings.seed, self.done + 1, len(self._shares), self.setup.fraction)
         clients = [self._client(i) for i in now.clients]
-        for role in [*clients, *([self.server] if self.server is not None else [])]:
-            role.begin_round(now.round)
+        for client in clients:
+            client.begin_round(now.round)
+        if self.server is not None:
+            self.server.begin_round(now.round)
         self._hand_out(now, clients)
         self._train(now, clients)
         if self.server is not None:

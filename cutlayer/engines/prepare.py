@@ -145,7 +145,7 @@ def find_loss(name: str) -> step.Loss:
             f"loss must be cross_entropy, nll_loss, multi_margin_loss or package.module:function, got {name!r}"
         )
     assert function is not None
-    return lambda output, targets: function(step.logits(output), targets)  # type: ignore[no-any-return]
+    return lambda output, targets: function(step.logits(output), targets)
 
 
 def describe(cut: SplitModel) -> dict[str, Any]:
@@ -219,9 +219,7 @@ def _cut(
     if cuts is None:
         known = models.DEFAULT_CUTS.get(name)
         if known is None:
-            raise ConfigError(
-                f"model {name} has no default cut: give cuts=<submodule> (see cutlayer inspect {name})"
-            )
+            raise ConfigError(f"model {name} has no default cut: give cuts=<submodule> (see cutlayer inspect {name})")
         cuts = tuple(known["two" if needed == 2 else "one"])
     if not recipe.whole and len(cuts) != needed:
         kind = "is U-shaped and needs two cuts" if needed == 2 else "has labels at the server and needs one cut"

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from cutlayer import streams
+from cutlayer.config import Experiment
 from cutlayer.engines.folder import METRICS, SUMMARY, RunFolder
 from cutlayer.engines.local import LocalEngine
 from cutlayer.engines.prepare import Prepared
-from cutlayer.config import Experiment
 
 
 class Observer(Protocol):
@@ -146,7 +146,10 @@ def _conclude(
 
 
 def summarise(experiment: Experiment, prepared: Prepared, metrics: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the figures of a finished run.  ``best_accuracy`` is the highest of all rounds, on the test set: report it, do not choose by it."""
+    """Return the figures of a finished run.
+
+    ``best_accuracy`` is the highest of all rounds, on the test set: report it, but do not choose by it.
+    """
     accuracies = [m["test_accuracy"] for m in metrics if m["test_accuracy"] is not None]
     seconds = sum(m["seconds"] for m in metrics)
     samples = sum(m["samples"] for m in metrics)
@@ -197,15 +200,16 @@ def versions() -> dict[str, str]:
 @contextmanager
 def _numerics(experiment: Experiment, prepared: Prepared) -> Iterator[None]:
     """Deterministic kernels where there is a choice (CUDA); on the CPU torch's are, at a fixed number of threads."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    filling: Any = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), filling.fill_uninitialized_memory
     threads = torch.get_num_threads()
     torch.set_num_threads(prepared.threads)
     if prepared.settings.device.type == "cuda":
         torch.use_deterministic_algorithms(experiment.deterministic, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        filling.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(before[0])
-        torch.utils.deterministic.fill_uninitialized_memory = before[1]
+        filling.fill_uninitialized_memory = before[1]

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from cutlayer.cutting import as_tuple, split
 from cutlayer.errors import ConfigError, CutError
 from cutlayer.models.checks import whole
-from cutlayer.targets import call_accepted, load_target
 from cutlayer.streams import derive as derive_seed
 from cutlayer.streams import preserved, start
+from cutlayer.targets import call_accepted, load_target
 
 KINDS: dict[str, tuple[str, ...]] = {  # every kind with its options
     "linear": ("pool",),

@@ -41,8 +41,8 @@ class Aligner:
         """Append an upload of ``client``; only the newest ``recipe.buffer`` samples stay."""
         if not all(isinstance(v, Tensor) and v.ndim and len(v) == crossing.rows(h) for v in h):
             raise TrainingError(
-                "FSL-SAGE keeps samples one by one, so every value at the cut must have a row a sample; got one that has "
-                "not: choose another cut or recipe"
+                "FSL-SAGE keeps sample by sample, so every value at the cut must have a row a sample, and one has not; "
+                "choose another cut or recipe"
             )
         old_h, old_y = self.kept.get(client, ([v[:0] for v in h], y[:0]))
         newest = self.settings.recipe.buffer
@@ -91,7 +91,5 @@ class Aligner:
         estimates = torch.autograd.grad(loss * len(y), [v for v, _ in starts], create_graph=True)
         gap = sum(((e - t) ** 2).sum() for e, (_, t) in zip(estimates, starts, strict=True)) / len(y)
         assert isinstance(gap, Tensor)
-        gradients = (
-            torch.autograd.grad(gap, part.weights, allow_unused=True) if gap.requires_grad else [None] * len(part.weights)
-        )
-        part.apply(gradients)
+        if gap.requires_grad:
+            part.apply(torch.autograd.grad(gap, part.weights, allow_unused=True))

@@ -104,9 +104,7 @@ class Client:
         """Run the encoder: ``outputs`` are the smashed data h, with the graph that the cut gradient will need."""
         return self.run("encoder", batch.inputs, batch, differentiable=False)
 
-    def request(
-        self, kind: str, batch: Batch, values: Sequence[Any], *, labels: bool = False, **meta: Any
-    ) -> Message:
+    def request(self, kind: str, batch: Batch, values: Sequence[Any], *, labels: bool = False, **meta: Any) -> Message:
         """Return the message that sends ``values`` (smashed data, or output gradients) of ``batch`` upward."""
         content, prefix = ("output_gradients", "d") if kind == "backward" else ("activations", "h")
         tensors, others = crossing.pack(prefix, values, self.channel, content, batch.key, batch.seed)
@@ -128,7 +126,7 @@ class Client:
         self.apply(name, gradients)
 
     def apply(self, name: str, gradients: Sequence[Tensor | None]) -> None:
-        """Step part ``name``; under FedProx, with the proximal term μ(w − w_round) (Li et al. 2020, arXiv 1812.06127)."""
+        """Step part ``name``; under FedProx with its term μ(w − w_round) (Li et al. 2020, arXiv 1812.06127)."""
         part = self.parts[name]
         anchors = self._anchors.get(name)
         if anchors is not None:

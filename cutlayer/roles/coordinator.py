@@ -19,7 +19,7 @@ class Plan:
 
 
 def plan(recipe: Recipe, seed: int, round_number: int, clients: int, fraction: float = 1.0) -> Plan:
-    """Return the plan of round ``round_number``: ``fraction`` of the ``clients``, at least one, drawn without replacement.
+    """Return the plan of a round: ``fraction`` of the ``clients``, at least one, drawn without replacement.
 
     Clients of a shared backbone that come one after another do so in random order (SplitFed v2); otherwise by number.
     """

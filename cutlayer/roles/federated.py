@@ -71,7 +71,7 @@ class FederatedServer:
 def _check(client: int, part: str, now: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> None:
     if now.keys() != got.keys():
         odd = sorted(now.keys() ^ got.keys())
-        raise WireError(f"client {client} sent a {part} with other tensors than expected; they differ in {', '.join(odd)}")
+        raise WireError(f"client {client} sent a {part} of other tensors than ours; they differ in {', '.join(odd)}")
     for name, tensor in got.items():
         if tensor.shape != now[name].shape or tensor.dtype != now[name].dtype:
             raise WireError(

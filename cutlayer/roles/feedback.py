@@ -69,7 +69,7 @@ def auxiliary_loss(client: Client, batch: Batch) -> Turn:
 
 
 def estimated_gradient(client: Client, batch: Batch) -> Turn:
-    """FSL-SAGE: as CSE-FSL, but the auxiliary only estimates the cut gradient: the server aligns it (arXiv 2505.23182)."""
+    """FSL-SAGE: the auxiliary only estimates the cut gradient, and the server aligns it (arXiv 2505.23182)."""
     done = client.encode(batch)
     if batch.key.batch % client.settings.recipe.upload_every == 0:
         yield client.request("upload", batch, step.detached(done.outputs), labels=True)

@@ -20,7 +20,7 @@ class Graph:
 
 
 class GraphCache:
-    """Keeps the graphs of the newest ``capacity`` forwards; a graph is only given back for the weights it was made with."""
+    """Keeps the graphs of the newest ``capacity`` forwards, each for the weights it was made with alone."""
 
     def __init__(self, capacity: int = 4) -> None:
         self.capacity = capacity
@@ -39,7 +39,7 @@ class GraphCache:
                 self._graphs.popitem(last=False)
 
     def take(self, forward: str, version: int) -> Graph | None:
-        """Return the graph of ``forward`` and forget it; None if it is gone or the weights have moved on to ``version``."""
+        """Return the graph of ``forward`` and forget it; None if it is gone or was not made with ``version``."""
         found = self._graphs.pop(forward, None)
         if found is not None and found.version != version:
             found = None

@@ -12,6 +12,8 @@ from cutlayer import step, streams
 from cutlayer.recipes import Recipe
 from cutlayer.store import BatchKey
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -24,7 +26,7 @@ class Settings:
     local_epochs: int = 1
     loss: step.Loss = step.cross_entropy
     autocast: torch.dtype | None = None
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     proximal: float = 0.0
 
     def batch_seed(self, key: BatchKey) -> int:

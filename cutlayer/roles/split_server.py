@@ -126,10 +126,11 @@ class SplitServer:
             losses.append(loss)
             gradients_of.append(g)
         means = [_row_mean(column) for column in zip(*gradients_of, strict=True)]
-        return [
-            self._answer(key, {"loss": loss}, "cut_gradients", "g", [m if m is None else m[: _length(g)] for m, g in zip(means, own, strict=True)])
-            for key, loss, own in zip(keys, losses, gradients_of, strict=True)
-        ]  # fmt: skip
+        answers = []
+        for key, loss, own in zip(keys, losses, gradients_of, strict=True):
+            rows = [None if m is None or g is None else m[: len(g)] for m, g in zip(means, own, strict=True)]
+            answers.append(self._answer(key, {"loss": loss}, "cut_gradients", "g", rows))
+        return answers
 
     def _forward(self, request: Message, key: BatchKey) -> Message:
         part, version = self.part(key.client), self.version(key.client)
@@ -165,7 +166,7 @@ class SplitServer:
         return self._answer(key, {}, "cut_gradients", "g", g if self._sends_gradients else ())
 
     def _run(self, part: Part, h: step.Values, seed: int, version: int) -> Graph:
-        """Run the backbone on ``h``; its buffers stay those of the weight version, what the batch leaves is kept apart."""
+        """Run the backbone on ``h``; its buffers stay those of the version, what the batch leaves is kept apart."""
         done, after = step.run_apart(part.module, h, seed, autocast=self.settings.autocast)
         return Graph(version, done, after)
 
@@ -282,10 +283,6 @@ def _key(request: Message) -> BatchKey:
 
 def _rows(gradient: Tensor, start: int, size: int, total: int) -> Tensor:
     return gradient if size == total else gradient[start : start + size] * (total / size)
-
-
-def _length(gradient: Tensor | None) -> int:
-    return 0 if gradient is None else len(gradient)
 
 
 def _row_mean(column: tuple[Tensor | None, ...]) -> Tensor | None:

@@ -81,7 +81,7 @@ class Window:
         )
 
     def close(self, part: Part, members: Sequence[Member]) -> None:
-        """Publish ``part``, stepped on the window's mean, as the next version, and delete what only the old one needed."""
+        """Publish ``part``, stepped on the window's mean, as the next version; delete what only the old one needed."""
         version = self._ledger.version + 1
         self._publish(version, part)
         for member in members:
