@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cutlayer.api import resume, run
-    from cutlayer.cutting import SplitModel, split
+    from cutlayer.cutting.model import SplitModel
+    from cutlayer.cutting.split import split
     from cutlayer.data import Augment, Dataset, TensorSamples
     from cutlayer.data import load as load_data
     from cutlayer.engines.running import Result

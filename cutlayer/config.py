@@ -233,7 +233,12 @@ def _sentence(error: ValidationError) -> str:
 
 
 def _known(location: tuple[int | str, ...]) -> str:
-    models: dict[str, type[BaseModel]] = {"clients": Clients, "optimizer": Optimizers, "update": Update, "evaluate": Evaluate}
+    models: dict[str, type[BaseModel]] = {
+        "clients": Clients,
+        "optimizer": Optimizers,
+        "update": Update,
+        "evaluate": Evaluate,
+    }
     model = models.get(str(location[0]))
     return ", ".join(model.model_fields) if model is not None else ""
 
