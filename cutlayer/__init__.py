@@ -11,6 +11,8 @@ Names are imported when they are first used, so that ``import cutlayer`` does no
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from cutlayer.version import __version__
+
 if TYPE_CHECKING:
     from cutlayer.api import resume, run
     from cutlayer.cutting.model import SplitModel
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
     from cutlayer.recipes import RECIPES, Recipe
     from cutlayer.report import compare
     from cutlayer.transforms import Transform
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Augment": "cutlayer.data",

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cutlayer import __version__
+from cutlayer.version import __version__
 
 app = typer.Typer(
     name="cutlayer",

@@ -16,7 +16,7 @@ from cutlayer.codecs import parse
 from cutlayer.config import Experiment
 from cutlayer.cutting import SplitModel, as_tuple, split
 from cutlayer.data import Augment, Dataset
-from cutlayer.engines.local import Setup
+from cutlayer.engines.setup import Setup
 from cutlayer.errors import ConfigError, DataError
 from cutlayer.models import auxiliary
 from cutlayer.recipes import Recipe

@@ -16,9 +16,11 @@ from torch import Tensor
 
 from cutlayer import streams
 from cutlayer.config import Experiment
+from cutlayer.engines import scoring, snapshot
 from cutlayer.engines.folder import METRICS, SUMMARY, RunFolder
 from cutlayer.engines.local import LocalEngine
 from cutlayer.engines.prepare import Prepared
+from cutlayer.version import __version__
 
 
 class Observer(Protocol):
@@ -87,7 +89,7 @@ def execute(
             while engine.done < experiment.rounds:
                 found = engine.round()
                 if engine.done % experiment.evaluate.every == 0 or engine.done == experiment.rounds:
-                    last = engine.evaluate()
+                    last = scoring.evaluate(engine)
                 record = _record(found, last if last.get("round") in (None, engine.done) else {})
                 last = {**last, "round": engine.done} if last else {}
                 metrics.append(record)
@@ -114,13 +116,13 @@ def _save(engine: LocalEngine, folder: RunFolder, experiment: Experiment, record
     folder.append_metrics(record)
     due = experiment.checkpoint and engine.done % experiment.checkpoint == 0
     if due or engine.done == experiment.rounds:
-        folder.write_checkpoint(engine.done, *engine.state())
+        folder.write_checkpoint(engine.done, *snapshot.take(engine))
 
 
 def _restore(engine: LocalEngine, folder: RunFolder) -> list[dict[str, Any]]:
     found = folder.checkpoint()
     if found is not None:
-        engine.load_state(*found)
+        snapshot.restore(engine, *found)
     return folder.cut_metrics(engine.done)
 
 
@@ -133,8 +135,8 @@ def _conclude(
     last: Mapping[str, Any],
 ) -> Result:
     if "confusion" not in last:
-        last = engine.evaluate()
-    model = engine.model()
+        last = scoring.evaluate(engine)
+    model = scoring.joined_model(engine)
     result = Result(summarise(experiment, prepared, metrics), metrics, model, folder.path if folder else None)
     if folder is not None:
         folder.write_model(model)
@@ -185,8 +187,6 @@ def command() -> str | None:
 def versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
     import numpy
-
-    from cutlayer import __version__
 
     return {
         "cutlayer": __version__,

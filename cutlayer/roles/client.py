@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cutlayer import step, streams
 from cutlayer.data import Samples, batches
-from cutlayer.roles import crossing, feedback
+from cutlayer.roles import crossing
 from cutlayer.roles.part import Part
 from cutlayer.roles.settings import Batch, Settings, part_seed
 from cutlayer.store import BatchKey
@@ -45,7 +45,10 @@ class Progress:
 
 
 class Client:
-    """One client with its samples and its parts (``encoder``, ``head``, ``auxiliary`` or the whole model)."""
+    """One client with its samples and its parts (``encoder``, ``head``, ``auxiliary`` or the whole model).
+
+    ``learn`` is what it does with a batch: a function of :mod:`cutlayer.roles.feedback`, or the recipe's own.
+    """
 
     def __init__(
         self,
@@ -54,6 +57,7 @@ class Client:
         parts: Mapping[str, Part],
         settings: Settings,
         channel: Channel,
+        learn: Callable[[Client, Batch], Turn],
         augment: Augmentation | None = None,
     ) -> None:
         self.number = number
@@ -62,12 +66,12 @@ class Client:
         self.settings = settings
         self.channel = channel
         self.progress = Progress()
+        self._learn = learn
         self._augment = augment
         self._anchors: dict[str, list[Tensor]] = {}
 
     def turns(self, round_number: int) -> Iterator[Turn]:
         """Yield the round's batches, each as a :data:`Turn` to be run to its end before the next is asked for."""
-        learn = feedback.of(self.settings.recipe)
         self._anchor()
         for epoch in range(self.settings.local_epochs):
             order = batches(
@@ -76,7 +80,7 @@ class Client:
                 streams.derive(self.settings.seed, "order", round_number, self.number, epoch),
             )
             for index, rows in enumerate(order):
-                yield learn(self, self.batch(BatchKey(self.number, round_number, epoch, index), rows))
+                yield self._learn(self, self.batch(BatchKey(self.number, round_number, epoch, index), rows))
 
     def batch(self, key: BatchKey, rows: Tensor) -> Batch:
         """Return the samples at ``rows`` as the batch called ``key``, augmented, on the run's device."""

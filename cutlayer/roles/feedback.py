@@ -7,19 +7,17 @@ function of its own with this signature: ``feedback(client, batch) -> Generator[
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from cutlayer import step
+from cutlayer import step, streams
 from cutlayer.recipes import Recipe
+from cutlayer.roles.client import Client, Turn
+from cutlayer.roles.settings import Batch, part_seed
 
-if TYPE_CHECKING:
-    from cutlayer.roles.client import Client, Turn
-    from cutlayer.roles.settings import Batch
-
-Learn = Callable[["Client", "Batch"], "Turn"]
+Learn = Callable[[Client, Batch], Turn]
 
 
 def of(recipe: Recipe) -> Learn:
@@ -82,9 +80,6 @@ def estimated_gradient(client: Client, batch: Batch) -> Turn:
 
 def whole_model(client: Client, batch: Batch) -> Turn:
     """Ordinary training of all parts in one graph, each part on its own random stream."""
-    from cutlayer import streams
-    from cutlayer.roles.settings import part_seed
-
     values: Any = batch.inputs
     with step.autocast_of(client.settings.autocast, batch.inputs):
         for name in client.settings.parts:
