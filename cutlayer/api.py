@@ -63,7 +63,7 @@ def run_experiment(experiment: Experiment, observer: Observer | None = None, **o
     if experiment.seeds > 1:
         return _run_seeds(experiment, observer, objects)
     prepared = prepare(experiment, **objects)
-    experiment = experiment.model_copy(update={"threads": prepared.threads})
+    experiment = experiment.model_copy(update={"threads": prepared.threads, "name": prepared.setup.run_name})
     folder = RunFolder.create(Path(experiment.out), experiment) if experiment.out else None
     result = execute(experiment, prepared, folder, observer)
     _illustrate(folder)

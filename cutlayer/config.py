@@ -96,6 +96,7 @@ class Experiment(BaseModel):
     clip: float | None = Field(None, gt=0)
     precision: Literal["fp32", "bf16"] = "fp32"
     store: str | None = None
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")
     evaluate: Evaluate = Evaluate()
     checkpoint: int = Field(1, ge=0)
     seed: int = Field(0, ge=0)

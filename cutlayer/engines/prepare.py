@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -85,6 +88,7 @@ def prepare(
         augment=_batchwise(augment) if augment else None,
         prepare=_centred(augment) if augment else None,
         store=open_store(experiment.store) if recipe.durable and experiment.store else None,
+        run_name=experiment.name or run_name(experiment),
         encoded=bool(experiment.engine.get("encoded", False)),
         evaluation_batch=experiment.evaluate.batch_size,
     )
@@ -103,6 +107,12 @@ def prepare(
     if threads == "auto":
         threads = find_threads(cut, example, experiment.batch_size)
     return Prepared(setup, settings, partition, describe(cut), threads)
+
+
+def run_name(experiment: Experiment) -> str:
+    """Return a new name for a run in the store: no two runs share one, though they may share the store."""
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(experiment.out).name if experiment.out else "").strip("-") or "run"
+    return f"{stem}-{secrets.token_hex(4)}"
 
 
 def find_device(name: str) -> torch.device:

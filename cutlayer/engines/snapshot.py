@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cutlayer.engines.local import LocalEngine
 from cutlayer.roles.part import Part
+from cutlayer.roles.split_server import SHARED
 
 
 def take(engine: LocalEngine) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -63,6 +64,8 @@ def restore(engine: LocalEngine, tensors: Mapping[str, Tensor], meta: Mapping[st
     engine.channel.load_state_dict({**under("channel/"), **meta["channel"]})
     if engine.server is not None:
         engine.server.load_versions({int(k): v for k, v in meta["versions"].items()})
+        if engine.server.window is not None:
+            engine.server.window.begin(engine.server.version(SHARED), engine.server.backbone)
         if engine.server.aligner is not None:
             for client in {k.split("/")[0] for k in under("kept/")}:
                 kept = under(f"kept/{client}/")

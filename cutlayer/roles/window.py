@@ -39,14 +39,23 @@ class Window:
         *,
         limit: int | None = None,
         unit: str = "batches",
-        version: int = 0,
     ) -> None:
         self.limit, self.unit = limit, unit
         self.versions = WeightVersions(store, run)
         self._store, self._run, self._records = store, run, records
         self._count = 0
         self._names = [name for name, p in part.module.named_parameters() if p.requires_grad]
-        self._ledger = GradientLedger(store, run, version)
+        self.begin(0, part)
+
+    def begin(self, version: int, part: Part) -> None:
+        """Start from ``part`` as weight ``version``; whatever the run has in the store from before is removed.
+
+        For a run's first start and for a resume from a checkpoint, behind which the store may have got ahead.
+        """
+        for path in self._store.list(f"runs/{self._run}"):
+            self._store.delete(path)
+        self._count = 0
+        self._ledger = GradientLedger(self._store, self._run, version)
         self._publish(version, part)
 
     @property
