@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 
 from cutlayer.cutting.inputs import Inputs, batch_of, doubled
 from cutlayer.cutting.program import Program, UnfitError, is_pure, mode, undisturbed
-from cutlayer.cutting.units import attributes_restored, called_units, short
+from cutlayer.cutting.units import called_units, short
 
 _PREFIX = "model"
 
@@ -54,7 +54,7 @@ def export(
     programs = {}
     for training in (True, False):
         units = called_units(model, containers, inputs, leaves, training)
-        with undisturbed(model), mode(model, training), attributes_restored(model), _quiet():
+        with undisturbed(model), mode(model, training), _quiet():
             exported = _export(model, units, inputs, leaves)
             programs[training] = _put_back(exported, units, inputs)
     return programs
@@ -179,13 +179,19 @@ class _Rebuild:
     def _copy(self, node: fx.Node) -> None:
         if "_assert" in str(node.target) or "sym_constrain" in str(node.target):
             return
-        if node.op != "call_function" or any(arg.name not in self.env for arg in node.all_input_nodes):
+        if node.op != "call_function" or not all(self._available(arg) for arg in node.all_input_nodes):
             return
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self.env[n.name])
         made = self.graph.create_node(node.op, node.target, args, kwargs, node.name)
         made.meta["inside"] = _containers_of(node)
         made.meta["val"] = node.meta.get("val")
         self.env[node.name] = made
+
+    def _available(self, node: fx.Node) -> bool:
+        """Return whether a node's value is there; arithmetic on sizes is, wherever export first needed it."""
+        if node.name not in self.env and is_pure(node) and not isinstance(node.target, torch._ops.OpOverload):
+            self._copy(node)
+        return node.name in self.env
 
     def _lookup(self, name: str) -> Any:
         if name not in self.env:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,7 +41,8 @@ def is_pure(node: fx.Node) -> bool:
         return False
     schema = getattr(node.target, "_schema", None)
     if schema is None:
-        return node.target in (operator.getitem, getattr) or getattr(node.target, "__module__", "") == "_operator"
+        arithmetic = getattr(node.target, "__module__", "") in ("_operator", "math")
+        return arithmetic or node.target is getattr or getattr(node.target, "__name__", "").startswith("sym_")
     random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
     return not schema.is_mutable and not random
 
@@ -69,27 +69,32 @@ def mode(model: nn.Module, training: bool) -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Leave the model's buffers, modes and attributes and the random generators as they were found."""
-    modules = list(model.modules())
-    flags = [module.training for module in modules]
-    buffers = [dict(module._buffers) for module in modules]
-    values = [{k: None if b is None else b.detach().clone() for k, b in named.items()} for named in buffers]
+def undisturbed(*models: nn.Module) -> Iterator[None]:
+    """Leave the models' buffers, modes and attributes and the random generators as they were found."""
+    modules = list({id(module): module for model in models for module in model.modules()}.values())
+    attributes = [dict(module.__dict__) for module in modules]
+    tables = [(table, dict(table)) for m in modules for table in (m._parameters, m._buffers, m._modules)]
+    saved = [(b, b.detach().clone()) for module in modules for b in module._buffers.values() if b is not None]
     state = random.getstate()
     with streams.preserved():
         try:
             yield
         finally:
             random.setstate(state)
+            for module, before in zip(modules, attributes, strict=True):
+                _restore(module.__dict__, before)
+            for table, old in tables:
+                _restore(table, old)
             with torch.no_grad():
-                for module, flag, named, saved in zip(modules, flags, buffers, values, strict=True):
-                    module.training = flag
-                    if any(module._buffers.get(key) is not tensor for key, tensor in named.items()):
-                        module._buffers.update(named)
-                    for key, tensor in named.items():
-                        before = saved[key]
-                        if tensor is not None and before is not None and not torch.equal(tensor, before):
-                            tensor.copy_(before)
+                for buffer, value in saved:
+                    if not torch.equal(buffer, value):
+                        buffer.copy_(value)
+
+
+def _restore(table: dict[str, Any], before: dict[str, Any]) -> None:
+    if len(table) != len(before) or any(table.get(key) is not value for key, value in before.items()):
+        table.clear()
+        table.update(before)
 
 
 class _Recorder(fx.Interpreter):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -45,27 +44,6 @@ def called_units(
         for hook in hooks:
             hook.remove()
     return list(found)
-
-
-@contextmanager
-def attributes_restored(model: nn.Module) -> Iterator[None]:
-    """Undo every attribute that the body sets on any module of the model."""
-    saved = [(module, dict(module.__dict__)) for module in model.modules()]
-    tables = [(t, dict(t)) for m in model.modules() for t in (m._parameters, m._buffers, m._modules)]
-    try:
-        yield
-    finally:
-        for module, before in saved:
-            for key in [k for k in module.__dict__ if k not in before]:
-                with suppress(KeyError):
-                    del module.__dict__[key]
-            for key, value in before.items():
-                if module.__dict__.get(key) is not value:
-                    module.__dict__[key] = value
-        for table, old in tables:
-            if any(table.get(k) is not v for k, v in old.items()) or len(table) != len(old):
-                table.clear()
-                table.update(old)  # type: ignore[arg-type]
 
 
 def short(error: BaseException) -> str:

@@ -61,7 +61,7 @@ def _gradients(loss: Tensor | None, tensors: Sequence[Tensor]) -> list[Tensor | 
 
 def _run_parts(
     parts: Sequence[nn.Module], inputs: Inputs, leaves: Sequence[Tensor], parameters: Sequence[Tensor]
-) -> Any:
+) -> tuple[Any, list[Tensor | None]]:
     """Run the parts as an engine does, each on detached values, and return the output and all gradients."""
     arrived: list[tuple[Any, ...]] = []
     sent: list[tuple[Any, ...]] = []
@@ -96,22 +96,22 @@ def _run_parts(
     return value, [gradients.get(id(p)) for p in parameters]
 
 
-def _buffers(modules: Sequence[nn.Module]) -> dict[int, Tensor]:
-    return {id(b): b.detach().clone() for module in modules for b in module.buffers()}
+def _buffers(modules: Sequence[nn.Module]) -> dict[str, Tensor]:
+    return {name: buffer.detach().clone() for module in modules for name, buffer in module.named_buffers()}
 
 
-def find_clones(parts: Sequence[Part], inputs: Inputs, leaves: Sequence[Tensor]) -> None:
-    """Find which arriving values a part changes in place, and have it clone them on entry."""
-    with torch.no_grad():
-        args, named = inputs.call(leaves)
-        value = parts[0](*args, **named)
-        for part in parts[1:]:
-            arrived = tuple(v.clone() if isinstance(v, Tensor) else v for v in as_tuple(value))
-            before = [v._version if isinstance(v, Tensor) else 0 for v in arrived]
-            value = part(*arrived)
-            after = [v._version if isinstance(v, Tensor) else 0 for v in arrived]
-            changed = {i for i, (old, new) in enumerate(zip(before, after, strict=True)) if old != new}
-            part._clones = tuple(sorted(changed | set(part._clones)))
+def _changed(parts: Sequence[Part], inputs: Inputs, leaves: Sequence[Tensor]) -> list[set[int]]:
+    """Return, for each part after the first, which of the arriving values it changes in place."""
+    found = []
+    args, named = inputs.call([t.detach().clone() for t in leaves])
+    value = parts[0](*args, **named)
+    for part in parts[1:]:
+        arrived = tuple(v.clone() if isinstance(v, Tensor) else v for v in as_tuple(value))
+        before = [v._version if isinstance(v, Tensor) else 0 for v in arrived]
+        value = part(*arrived)
+        after = [v._version if isinstance(v, Tensor) else 0 for v in arrived]
+        found.append({i for i, (old, new) in enumerate(zip(before, after, strict=True)) if old != new})
+    return found
 
 
 def check(model: nn.Module, parts: Sequence[Part], inputs: Inputs, leaves: Sequence[Tensor]) -> None:
@@ -121,17 +121,22 @@ def check(model: nn.Module, parts: Sequence[Part], inputs: Inputs, leaves: Seque
     in eval mode on a single sample.  Batches that the uncut model itself cannot take are left out.  The model is left
     as it was found: buffers, modes, gradients and random state.
     """
-    modules = [model, *parts]
-    with undisturbed(model):
-        for training in (True, False):
-            with mode(model, training), _Modes(parts, training), undisturbed(model), torch.no_grad():
-                find_clones(parts, inputs, leaves)
+    for training in (True, False):
+        with undisturbed(model, *parts), mode(model, training), _Modes(parts, training), torch.no_grad():
+            try:
+                changed = _changed(parts, inputs, leaves)
+            except Exception as error:
+                raise UnfitError(f"the parts fail on the example ({short(error)})") from error
+        for part, indices in zip(parts[1:], changed, strict=True):
+            part._clones = tuple(sorted(indices.union(part._clones)))
+    try:
         for training in (True, False):
             for label, batch, fill in _probes(leaves, training):
                 for part in parts:
                     part._fill = fill
                 with mode(model, training), _Modes(parts, training):
-                    _compare(model, parts, inputs, batch, training, label, modules)
+                    _compare(model, parts, inputs, batch, training, label)
+    finally:
         for part in parts:
             part._fill = 0.0
 
@@ -174,22 +179,23 @@ def _compare(
     batch: tuple[Tensor, ...],
     training: bool,
     label: str,
-    modules: Sequence[nn.Module],
 ) -> None:
     what = f" in {'train' if training else 'eval'} mode{label}"
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    results = []
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    found = {name: p for part in parts for name, p in part.named_parameters(remove_duplicate=False)}
+    ours_by_name = [found[name] for name in named]
+    results: list[tuple[Any, list[Tensor | None], dict[str, Tensor]]] = []
     for uncut in (True, False):
         fresh = tuple(t.detach().clone() for t in batch)
-        with undisturbed(model), torch.set_grad_enabled(training):
+        with undisturbed(model, *parts), torch.set_grad_enabled(training):
             streams.start(_SEED)
             try:
                 if uncut:
-                    args, named = inputs.call(fresh)
-                    output = model(*args, **named)
-                    gradients = _gradients(_loss(output), parameters) if training else []
+                    args, keywords = inputs.call(fresh)
+                    output = model(*args, **keywords)
+                    gradients = _gradients(_loss(output), list(named.values())) if training else []
                 elif training:
-                    output, gradients = _run_parts(parts, inputs, fresh, parameters)
+                    output, gradients = _run_parts(parts, inputs, fresh, ours_by_name)
                 else:
                     output, gradients = _compose(parts, inputs, fresh), []
             except Exception as error:
@@ -201,18 +207,13 @@ def _compare(
                         f"{short(error)}); give one batch it can be trained on"
                     ) from error
                 raise UnfitError(f"the parts fail{what} ({short(error)})") from error
-            results.append((output, gradients, _buffers(modules)))
+            results.append((output, gradients, _buffers([model] if uncut else parts)))
     (theirs, their_gradients, their_buffers), (ours, our_gradients, our_buffers) = results
     _differ(ours, theirs, f"the output{what}")
-    for (name, _), mine, its in zip(
-        [(n, p) for n, p in model.named_parameters() if p.requires_grad] if training else [],
-        our_gradients,
-        their_gradients,
-        strict=True,
-    ):
+    for name, mine, its in zip(named if training else (), our_gradients, their_gradients, strict=True):
         _differ(_or_zero(mine, its), _or_zero(its, mine), f"the gradient of '{name}'{what}")
-    for key, buffer in their_buffers.items():
-        _differ(our_buffers[key], buffer, f"a buffer after forward{what}")
+    for name, buffer in our_buffers.items():
+        _differ(buffer, their_buffers.get(name, buffer), f"buffer '{name}' after forward{what}")
 
 
 def _or_zero(gradient: Tensor | None, other: Tensor | None) -> Tensor | None:
