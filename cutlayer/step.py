@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from cutlayer import streams
+from cutlayer.errors import TrainingError
 
 Values = tuple[Any, ...]
 """What crosses a cut: tensors, and Python numbers such as a batch size."""
@@ -97,7 +98,20 @@ def run(
     streams.start(seed)
     with autocast_of(autocast, leaves):
         called = (v.clone() if isinstance(v, Tensor) else v for v in leaves) if _changes_inputs[part] else leaves
-        return Pass(leaves, as_values(part(*called)))
+        return Pass(leaves, call(part, called))
+
+
+def call(part: nn.Module, inputs: Iterable[Any]) -> Values:
+    """Call ``part`` and return its outputs.  Raises TrainingError where BatchNorm meets a single sample."""
+    try:
+        return as_values(part(*inputs))
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise TrainingError(
+            "BatchNorm needs at least two samples to train on, and a batch of one came; give a batch_size and a "
+            "partition.min_samples of 2 or more, or take a model without BatchNorm"
+        ) from None
 
 
 _changes_inputs: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
@@ -113,7 +127,7 @@ def _first_call(part: nn.Module, leaves: Values, seed: int, autocast: torch.dtyp
         streams.start(seed)
         try:
             with autocast_of(autocast, leaves):
-                outputs = as_values(part(*(copies if changes else leaves)))
+                outputs = call(part, copies if changes else leaves)
         except RuntimeError as error:
             if changes or "leaf Variable" not in str(error):
                 raise

@@ -74,22 +74,22 @@ class Aligner:
         """Return the per-sample gradients ∂L/∂h of every kept sample, |buffer| · G, a chunk at a time."""
         found = step.snapshot(backbone)
         chunks = []
-        for start in range(0, len(y), CHUNK):
-            rows = slice(start, start + CHUNK)
+        for rows in batches(len(y), CHUNK, None):
             _, _, g = step.train(
                 backbone, [v[rows] for v in h], y[rows], self.settings.loss, part_seed(seed, "backbone"),
                 autocast=self.settings.autocast,
             )  # fmt: skip
-            chunks.append([None if v is None else v * len(y[rows]) for v in g])
+            chunks.append([None if v is None else v * len(rows) for v in g])
         step.restore(backbone, found)
         return [None if column[0] is None else torch.cat(column) for column in zip(*chunks, strict=True)]
 
     def _step(self, part: Part, h: list[Tensor], y: Tensor, target: list[Tensor | None], seed: int) -> None:
-        done = step.run(part.module, h, part_seed(seed, "auxiliary"))
-        loss = self.settings.loss(done.outputs[0] if len(done.outputs) == 1 else done.outputs, y)
+        done = step.run(part.module, h, part_seed(seed, "auxiliary"), autocast=self.settings.autocast)
+        with step.autocast_of(self.settings.autocast, h):
+            loss = self.settings.loss(done.outputs[0] if len(done.outputs) == 1 else done.outputs, y)
         starts = [(v, t) for v, t in zip(done.inputs, target, strict=True) if t is not None]
-        estimates = torch.autograd.grad(loss * len(y), [v for v, _ in starts], create_graph=True)
-        gap = sum(((e - t) ** 2).sum() for e, (_, t) in zip(estimates, starts, strict=True)) / len(y)
-        assert isinstance(gap, Tensor)
+        estimates = torch.autograd.grad(loss * len(y), [v for v, _ in starts], create_graph=True, allow_unused=True)
+        gaps = [((e - t).float() ** 2).sum() for e, (_, t) in zip(estimates, starts, strict=True) if e is not None]
+        gap = sum(gaps, torch.zeros((), device=y.device)) / len(y)
         if gap.requires_grad:
             part.apply(torch.autograd.grad(gap, part.weights, allow_unused=True))

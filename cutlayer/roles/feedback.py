@@ -84,7 +84,7 @@ def whole_model(client: Client, batch: Batch) -> Turn:
     with step.autocast_of(client.settings.autocast, batch.inputs):
         for name in client.settings.parts:
             streams.start(part_seed(batch.seed, name))
-            values = step.as_values(client.parts[name].module(*values))
+            values = step.call(client.parts[name].module, values)
     loss = _loss(client, values, batch)
     weights = [w for name in client.settings.parts for w in client.parts[name].weights]
     gradients = iter(torch.autograd.grad(loss, weights, allow_unused=True))
