@@ -20,6 +20,8 @@ Spec = dict[str, Any]
 """A ``name`` and its options."""
 
 ROLES = ("client", "server", "auxiliary")
+MESSAGES = ("activations", "output_gradients", "cut_gradients", "updates")
+"""What a codec may be chosen for; a codec named beside them is for all others."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -119,7 +121,13 @@ class Experiment(BaseModel):
     @field_validator("codec", mode="before")
     @classmethod
     def _codec(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
+        if not isinstance(value, Mapping):
+            return {"name": value} if isinstance(value, str) else value
+        shared = {k: v for k, v in value.items() if k not in MESSAGES}
+        if "name" not in shared or shared == value:
+            return value
+        chosen = {kind: value[kind] for kind in MESSAGES if kind in value}
+        return chosen if shared == {"name": "fp32"} else {kind: chosen.get(kind, shared) for kind in MESSAGES}
 
     @field_validator("cuts", mode="before")
     @classmethod
