@@ -89,7 +89,13 @@ class Aligner:
             loss = self.settings.loss(done.outputs[0] if len(done.outputs) == 1 else done.outputs, y)
         starts = [(v, t) for v, t in zip(done.inputs, target, strict=True) if t is not None]
         estimates = torch.autograd.grad(loss * len(y), [v for v, _ in starts], create_graph=True, allow_unused=True)
-        gaps = [((e - t).float() ** 2).sum() for e, (_, t) in zip(estimates, starts, strict=True) if e is not None]
-        gap = sum(gaps, torch.zeros((), device=y.device)) / len(y)
-        if gap.requires_grad:
-            part.apply(torch.autograd.grad(gap, part.weights, allow_unused=True))
+        pairs = [(_wide(e), _wide(t)) for e, (_, t) in zip(estimates, starts, strict=True) if e is not None]
+        gap = sum([((e - t) ** 2).sum() for e, t in pairs], torch.zeros((), device=y.device))
+        rounding = 16 * max((torch.finfo(t.dtype).eps for _, t in starts), default=0.0)
+        # Adam would make steps of full length out of what is only rounding, and lose an auxiliary that is exact
+        if gap.requires_grad and float(gap.detach()) > rounding**2 * sum(float((t**2).sum()) for _, t in pairs):
+            part.apply(torch.autograd.grad(gap / len(y), part.weights, allow_unused=True))
+
+
+def _wide(gradient: Tensor) -> Tensor:
+    return gradient.to(torch.promote_types(gradient.dtype, torch.float32))
