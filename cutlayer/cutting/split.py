@@ -38,7 +38,8 @@ def split(model: nn.Module, at: str | Sequence[str], example: Any = None, *, met
     """Cut ``model`` right after the submodules named in ``at``.
 
     Args:
-        model: any module.  It is left as it is; the parts share its parameters.
+        model: any module.  It is left as it is; the parts share its parameters.  (Of a Hugging Face model the setting
+            ``config.use_cache`` is switched off: a key-value cache serves generation, and cannot be cut.)
         at: one submodule (encoder, backbone) or two in the order they run (encoder, backbone, head).  A submodule that
             is called several times is cut after its last call.
         example: one batch of inputs, batch dimension first: a tensor, a tuple of positional inputs, or a dict of named
@@ -55,6 +56,8 @@ def split(model: nn.Module, at: str | Sequence[str], example: Any = None, *, met
         raise CutError(
             f"method is one of auto, {', '.join(METHODS)}, but it is {method!r}; leave it out to try them all"
         )
+    if getattr(getattr(model, "config", None), "use_cache", None) is True:
+        model.config.use_cache = False  # type: ignore[union-attr]
     cuts = resolve(model, at)
     inputs, leaves = (read_signature(model), ()) if example is None else read_example(model, example)
     if leaves:

@@ -68,7 +68,8 @@ ALGORITHMS = {
         "realigns the auxiliary models every l-th round.",
     ),
 }
-UNINFORMATIVE = frozenset({"out", "seeds", "engine", "device"})  # they may differ, but do not name a run
+# They may differ, but do not name a run.
+UNINFORMATIVE = frozenset({"out", "name", "store", "seeds", "checkpoint", "engine", "device", "threads"})
 
 
 def name_of(value: object) -> str:

@@ -31,9 +31,9 @@ def summary_table(run: AnyRun) -> Table:
 
 def compare_table(comparison: Comparison) -> Table:
     """One line per run: accuracy, what it took to reach the target, and what the whole run cost."""
-    table = Table(caption=Text(comparison.explanation), caption_justify="left", caption_style="dim")
-    table.add_column("run", overflow="fold")
-    for head in ("accuracy", "bytes to target", "rounds to target", "time to target", "bytes", "time"):
+    table = Table(box=None, caption=Text(comparison.explanation), caption_justify="left", caption_style="dim")
+    table.add_column("run", overflow="fold", min_width=24)
+    for head in ("accuracy", "bytes\nto target", "rounds\nto target", "time\nto target", "bytes\nin all", "time\nin all"):
         table.add_column(head, justify="right")
     for row in comparison.rows:
         table.add_row(*(Text(cell) for cell in row.cells()))

@@ -157,6 +157,8 @@ def test_tied_embeddings_are_refused_by_name() -> None:
         split(_gpt2(tie_word_embeddings=True), "transformer.h.0", _tokens(3))
 
 
-def test_a_key_value_cache_is_refused_with_the_fix() -> None:
-    with pytest.raises(CutError, match="use_cache = False"):
-        split(_gpt2(use_cache=True), "transformer.h.0", _tokens(3))
+def test_a_key_value_cache_is_switched_off() -> None:
+    model = _gpt2(use_cache=True)
+    parts = split(model, "transformer.h.0", _tokens(3))
+    assert model.config.use_cache is False
+    assert_exact(model, parts, _tokens(2))
