@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from cutlayer.cutting.borders import Border, Wire, is_item
 from cutlayer.cutting.inputs import Inputs, batch_of, read_example
 from cutlayer.cutting.part import Part, as_tuple
-from cutlayer.cutting.partition import Border, Wire, is_item
 from cutlayer.cutting.program import UnfitError
 from cutlayer.cutting.verify import check
 from cutlayer.errors import CutError

@@ -9,70 +9,16 @@ anyway, where the two agree at several batch sizes.
 from __future__ import annotations
 
 import dataclasses
-import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
+from cutlayer.cutting.borders import Border, Values, border_of, extract, is_item, is_metadata, rebuild
 from cutlayer.cutting.program import Program, UnfitError, is_pure
 from cutlayer.errors import CutError
-
-Values = Mapping[str, Any]
-_METADATA_METHODS = {"size", "dim", "numel", "ndimension", "get_device"}
-_METADATA_ATTRIBUTES = {"shape", "ndim", "device", "dtype", "is_cuda"}
-_METADATA_OPS = {torch.ops.aten.sym_size.int, torch.ops.aten.sym_numel.default}
-
-
-@dataclass(frozen=True)
-class Wire:
-    """One value that crosses a cut: a node's value, or the item at ``path`` inside its tuple or dict."""
-
-    node: fx.Node
-    path: tuple[Any, ...] = ()
-
-
-@dataclass(frozen=True)
-class Size:
-    """An int that need not cross: dimension ``dim`` of wire ``index``."""
-
-    index: int
-    dim: int
-
-
-@dataclass(frozen=True)
-class Attribute:
-    """A device or dtype that need not cross: that of wire ``index``."""
-
-    index: int
-    name: str
-
-
-@dataclass(frozen=True)
-class Literal:
-    """A value that is the same in every batch."""
-
-    value: Any
-
-
-@dataclass(frozen=True)
-class Structure:
-    """A container whose items arrive separately."""
-
-    kind: Callable[..., Any]
-    items: tuple[Any, ...]
-    keys: tuple[Any, ...] | None = None
-
-
-@dataclass
-class Border:
-    """What crosses one cut, and how each node's value is made from it on the other side."""
-
-    wires: list[Wire]
-    recipes: dict[fx.Node, Any]
 
 
 @dataclass(frozen=True)
@@ -109,24 +55,6 @@ def _merge_states(graph: fx.Graph, persistent: frozenset[str]) -> None:
                 seen[node.target] = node
 
 
-def _is_metadata(node: fx.Node) -> bool:
-    if node.op == "call_method":
-        return node.target in _METADATA_METHODS
-    if node.op == "call_function" and node.target is getattr:
-        return node.args[1] in _METADATA_ATTRIBUTES
-    return node.op == "call_function" and node.target in _METADATA_OPS
-
-
-def is_item(node: fx.Node) -> bool:
-    """Return whether the node takes one item, by position or name, out of another node's value."""
-    return (
-        node.op == "call_function"
-        and (node.target is operator.getitem or (node.target is getattr and not _is_metadata(node)))
-        and isinstance(node.args[0], fx.Node)
-        and isinstance(node.args[1], int | str)
-    )
-
-
 def _holds_items(node: fx.Node, samples: Sequence[Values], by_name: bool) -> bool:
     """Return whether ``node`` is a tuple or dict of values; ``by_name``, one with its items as attributes."""
     if samples:
@@ -150,121 +78,13 @@ def _stages(graph: fx.Graph, cuts: Sequence[str], samples: Sequence[Values]) -> 
         stages[node] = 0 if node.op == "placeholder" else sum(order[node] > end for end in ends)
         source = node.args[0] if node.args else None
         if isinstance(source, fx.Node) and stages[source] < stages[node]:
-            unconditional = _is_metadata(node) and all(stages[a] <= stages[source] for a in node.all_input_nodes)
+            unconditional = is_metadata(node) and all(stages[a] <= stages[source] for a in node.all_input_nodes)
             if unconditional or (is_item(node) and _holds_items(source, samples, node.target is getattr)):
                 stages[node] = stages[source]
     for node in reversed(list(graph.nodes)):
         if node.op == "get_attr" and node.users:
             stages[node] = min(stages[user] for user in node.users)
     return stages
-
-
-def _describe(value: Any, leaf: Callable[[Any, tuple[Any, ...]], Any], path: tuple[Any, ...] = ()) -> Any:
-    """Map a value to a recipe: ``leaf(value, path)`` for what is no container."""
-    if isinstance(value, torch.Size | tuple | list):
-        kind: Any = tuple if isinstance(value, torch.Size) else type(value)
-        return Structure(kind, tuple(_describe(v, leaf, (*path, i)) for i, v in enumerate(value)))
-    if isinstance(value, dict):
-        items = tuple(_describe(v, leaf, (*path, k)) for k, v in value.items())
-        return Structure(type(value), items, tuple(value))
-    return leaf(value, path)
-
-
-def _item(value: Any, path: Sequence[Any]) -> Any:
-    for key in path:
-        value = value[key]
-    return value
-
-
-def _is_size(node: fx.Node, seen: Sequence[int], other: fx.Node, found: Sequence[Tensor], dim: int) -> bool:
-    """Return whether an int is dimension ``dim`` of a tensor: both vary alike, or export knows them as one symbol."""
-    if any(dim >= t.dim() or t.size(dim) != size for t, size in zip(found, seen, strict=True)):
-        return False
-    symbol, shape = node.meta.get("val"), getattr(other.meta.get("val"), "shape", None)
-    same = isinstance(symbol, torch.SymInt) and shape is not None and str(symbol) == str(shape[dim])
-    return same or len(set(seen)) > 1
-
-
-def _border(crossing: Sequence[fx.Node], samples: Sequence[Values]) -> Border:
-    wires: list[Wire] = []
-    tensors: list[tuple[int, list[Tensor]]] = []
-    later: list[fx.Node] = []
-
-    def wire(value: Any, node: fx.Node, path: tuple[Any, ...]) -> Wire:
-        new = Wire(node, path)
-        seen = [_item(s[node.name], path) for s in samples]
-        if isinstance(value, Tensor):
-            for index, found in tensors:
-                if all(one is two for one, two in zip(seen, found, strict=True)):
-                    return wires[index]
-            tensors.append((len(wires), seen))
-        wires.append(new)
-        return new
-
-    def leaf(node: fx.Node, value: Any, path: tuple[Any, ...]) -> Any:
-        if isinstance(value, Tensor):
-            return wire(value, node, path)
-        seen = [_item(s[node.name], path) for s in samples]
-        if isinstance(value, torch.device) and tensors:
-            return Attribute(tensors[0][0], "device")
-        if isinstance(value, torch.dtype):
-            same = [i for i, found in tensors if found[0].dtype == value]
-            return Attribute(same[0], "dtype") if same else Literal(value)
-        if value is None or isinstance(value, str | torch.device | torch.memory_format | torch.layout):
-            if any(v != value for v in seen):
-                raise UnfitError(f"'{node.name}' crosses the cut as {value!r}, which depends on the batch")
-            return Literal(value)
-        if type(value) is int:
-            for index, found in tensors:
-                for dim in range(found[0].dim()):
-                    if _is_size(node, seen, wires[index].node, found, dim) and not path:
-                        return Size(index, dim)
-        if isinstance(value, int | float):
-            return wire(value, node, path)
-        raise UnfitError(
-            f"a {type(value).__name__} ('{node.name}') would have to cross the cut; only tensors and numbers can"
-        )
-
-    recipes: dict[fx.Node, Any] = {}
-    for node in crossing:
-        if not samples:
-            recipes[node] = wire(None, node, ())
-        elif isinstance(samples[0][node.name], Tensor):
-            recipes[node] = wire(samples[0][node.name], node, ())
-        else:
-            later.append(node)
-    for node in later:
-        recipes[node] = _describe(samples[0][node.name], partial(leaf, node))
-    if not samples:
-        devices = [n for n in crossing if n.op == "call_function" and n.target is getattr and n.args[1] == "device"]
-        kept = [w for w in wires if w.node not in devices]
-        if devices and kept:
-            return Border(kept, recipes | {node: Attribute(0, "device") for node in devices})
-    return Border(wires, recipes)
-
-
-def _make(graph: fx.Graph, recipe: Any, placeholders: Mapping[Wire, fx.Node], wires: Sequence[Wire]) -> Any:
-    if isinstance(recipe, Wire):
-        return placeholders[recipe]
-    if isinstance(recipe, Size):
-        return graph.call_method("size", (placeholders[wires[recipe.index]], recipe.dim))
-    if isinstance(recipe, Attribute):
-        return graph.call_function(getattr, (placeholders[wires[recipe.index]], recipe.name))
-    if isinstance(recipe, Literal):
-        return recipe.value
-    items = [_make(graph, item, placeholders, wires) for item in recipe.items]
-    if recipe.keys is not None:
-        named = dict(zip(recipe.keys, items, strict=True))
-        return named if recipe.kind is dict else graph.call_function(recipe.kind, (), named)
-    if hasattr(recipe.kind, "_fields"):
-        return graph.call_function(recipe.kind, tuple(items), {})
-    return recipe.kind(items)
-
-
-def _extract(graph: fx.Graph, value: Any, path: Sequence[Any]) -> Any:
-    for key in path:
-        value = graph.call_function(operator.getitem, (value, key)) if isinstance(value, fx.Node) else value[key]
-    return value
 
 
 def _part(
@@ -280,7 +100,7 @@ def _part(
     def local(node: fx.Node) -> Any:
         if node not in env:
             if before is not None and node in before.recipes:
-                env[node] = _make(new, before.recipes[node], placeholders, wires)
+                env[node] = rebuild(new, before.recipes[node], placeholders, wires)
             elif node.op == "get_attr":
                 env[node] = new.create_node("get_attr", node.target)
             else:
@@ -294,20 +114,20 @@ def _part(
     for node in graph.nodes:
         if stages[node] != index or node.op in ("output", "get_attr") or node in env:
             continue
-        if node.users or not (_is_metadata(node) or node in again):
+        if node.users or not (is_metadata(node) or node in again):
             copy(node)
     if after is None:
         output = next(node for node in graph.nodes if node.op == "output")
         new.output(fx.map_arg(output.args[0], local))
     else:
-        sent = [_extract(new, local(wire.node), wire.path) for wire in after.wires]
+        sent = [extract(new, local(wire.node), wire.path) for wire in after.wires]
         new.output(sent[0] if len(sent) == 1 else tuple(sent))
     _follow_device(new)
     return new
 
 
 def _is_size_item(node: fx.Node) -> bool:
-    return is_item(node) and _is_metadata(node.args[0])  # type: ignore[arg-type]
+    return is_item(node) and is_metadata(node.args[0])  # type: ignore[arg-type]
 
 
 def _follow_device(graph: fx.Graph) -> None:
@@ -327,13 +147,13 @@ def _from_sizes(graph: fx.Graph) -> frozenset[fx.Node]:
     """Return the nodes whose value depends on sizes alone: positions, causal masks.  They are computed again."""
     found: set[fx.Node] = set()
     for node in graph.nodes:
-        operator_only = isinstance(node.target, torch._ops.OpOverload) and not _is_metadata(node)
+        operator_only = isinstance(node.target, torch._ops.OpOverload) and not is_metadata(node)
         arithmetic = node.op == "call_function" and getattr(node.target, "__module__", "") == "_operator"
         pure = (operator_only or arithmetic) and is_pure(node) and "empty" not in str(node.target)
         if (
             pure
             and not _is_size_item(node)
-            and all(n in found or _is_metadata(n) or _is_size_item(n) for n in node.all_input_nodes)
+            and all(n in found or is_metadata(n) or _is_size_item(n) for n in node.all_input_nodes)
         ):
             found.add(node)
     for node in reversed(list(graph.nodes)):
@@ -394,7 +214,7 @@ def partition(
             raise UnfitError(f"nothing that '{cut}' or the modules before it compute is used after it")
         end = last_node(graph, cut)
         crossing.sort(key=lambda n: not _comes_from(n, end))
-        borders.append(_border(crossing, samples))
+        borders.append(border_of(crossing, samples))
     around = [None, *borders, None]
     graphs = tuple(_part(graph, i, stages, again, (around[i], around[i + 1])) for i in range(len(cuts) + 1))
     return Pieces(graphs, tuple(borders), stages)

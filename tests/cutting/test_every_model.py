@@ -78,3 +78,16 @@ def test_cutting_leaves_the_model_as_it_was(case: Case) -> None:
     assert all(not module._forward_hooks and not module._forward_pre_hooks for module in model.modules())
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, state[name]), name
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_part_holds_no_tensor_of_another_part(case: Case) -> None:
+    parts = split(case.build(), case.cuts[-1], case.batch(4))
+    for part in parts.parts.values():
+        memo: dict[int, object] = {}
+        copied = copy.deepcopy(part, memo)
+        held = {id(t): t for t in memo.values() if isinstance(t, torch.Tensor)}
+        own = [*copied.parameters(), *copied.buffers()]
+        stored = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held.values()}
+        mine = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in own}
+        assert sum(stored.values()) <= sum(mine.values()) + 8 * len(held)
