@@ -54,11 +54,8 @@ class LocalEngine:
         self.server = self._server() if self.recipe.server != "none" else None
         held = self.recipe.client_parts(settings.parts)
         self.shared_parts = tuple(p for p in held if p in self.recipe.averaged)
-        rule = setup.aggregator
-        self.federated = FederatedServer({p: self.first[p].read() for p in self.shared_parts}, rule)
-        self.backbones = FederatedServer(
-            {BACKBONE: self.first[BACKBONE].read()} if self._averages_backbones else {}, rule
-        )
+        self.federated = self._federated(self.shared_parts)
+        self.backbones = self._federated((BACKBONE,) if self._averages_backbones else ())
 
     # --- one round ----------------------------------------------------------------------------------------------
 
@@ -250,6 +247,11 @@ class LocalEngine:
             window = Window(store, self.setup.run_name, backbone, records, limit=self._window_limit(), unit=unit)
         aligner = Aligner(self.first[AUXILIARY], self.settings) if self.recipe.feedback == "estimated" else None
         return SplitServer(backbone, self.settings, self.channel, records, window, aligner)
+
+    def _federated(self, names: Sequence[str]) -> FederatedServer:
+        parts = {name: self.first[name].read() for name in names}
+        buffers = {name: {k for k, _ in self.first[name].module.named_buffers()} for name in names}
+        return FederatedServer(parts, self.setup.aggregator, buffers)
 
     def _window_limit(self) -> int | None:
         every = self.setup.update["every"]

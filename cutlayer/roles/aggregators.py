@@ -7,7 +7,7 @@ is at the client.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +24,8 @@ Updates = Iterable[tuple[int, Tensors]]
 class FedAvg:
     """Σ n_i/N w_i (McMahan et al. 2016, arXiv 1602.05629); counters (integer buffers) take the rounded mean."""
 
-    def combine(self, now: Tensors, updates: Updates) -> dict[str, Tensor]:
-        """Return the weights that follow ``now``, the ones the clients started from."""
+    def combine(self, now: Tensors, updates: Updates, buffers: Collection[str] = ()) -> dict[str, Tensor]:
+        """Return the weights that follow ``now``, the ones the clients started from; ``buffers`` are not learned."""
         return weighted_mean(updates)
 
     def state(self) -> dict[str, Tensor]:
@@ -50,11 +50,11 @@ class Adaptive(FedAvg):
         self.m: dict[str, Tensor] = {}
         self.v: dict[str, Tensor] = {}
 
-    def combine(self, now: Tensors, updates: Updates) -> dict[str, Tensor]:
+    def combine(self, now: Tensors, updates: Updates, buffers: Collection[str] = ()) -> dict[str, Tensor]:
         """Return the weights that follow ``now``."""
         mean = weighted_mean(updates)
         for name, target in mean.items():
-            if not target.is_floating_point() or _is_statistic(name):
+            if not target.is_floating_point() or name in buffers:
                 continue
             Δ = target - now[name]
             m = self.m.get(name, torch.zeros_like(Δ))
@@ -89,7 +89,7 @@ class Trimmed(FedAvg):
             raise ConfigError(f"aggregator trimmed_mean: fraction must be between 0 and 0.5, got {fraction}")
         self.fraction = fraction
 
-    def combine(self, now: Tensors, updates: Updates) -> dict[str, Tensor]:
+    def combine(self, now: Tensors, updates: Updates, buffers: Collection[str] = ()) -> dict[str, Tensor]:
         """Return the trimmed mean of the updates."""
         everyone = [tensors for _, tensors in updates]
         return {name: self._reduce([t[name] for t in everyone]) for name in everyone[0]}
@@ -127,10 +127,6 @@ def weighted_mean(updates: Updates) -> dict[str, Tensor]:
 
 def _wide(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.device.type != "mps" else torch.float32
-
-
-def _is_statistic(name: str) -> bool:
-    return name.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,11 +13,20 @@ from cutlayer.roles.aggregators import FedAvg, aggregator
 
 
 class FederatedServer:
-    """Averages each averaged part.  ``parts`` are the first weights, by part and original name."""
+    """Averages each averaged part.
 
-    def __init__(self, parts: Mapping[str, Mapping[str, Tensor]], rule: Mapping[str, Any]) -> None:
+    ``parts`` are the first weights, by part and original name; ``buffers`` the names of those that are not learned.
+    """
+
+    def __init__(
+        self,
+        parts: Mapping[str, Mapping[str, Tensor]],
+        rule: Mapping[str, Any],
+        buffers: Mapping[str, Collection[str]] | None = None,
+    ) -> None:
         self.parts = {name: {k: t.detach().clone() for k, t in tensors.items()} for name, tensors in parts.items()}
         self._rules: dict[str, FedAvg] = {name: aggregator(rule) for name in parts}
+        self._buffers = buffers or {}
         self._arrived: dict[int, tuple[int, dict[str, Mapping[str, Tensor]]]] = {}
         self._round = 0
 
@@ -46,7 +55,8 @@ class FederatedServer:
         """Average what arrived, clients in order, and return the new parts; nothing arrived changes nothing."""
         if self._arrived:
             for name, rule in self._rules.items():
-                self.parts[name] = rule.combine(self.parts[name], self._updates(name))
+                buffers = self._buffers.get(name, ())
+                self.parts[name] = rule.combine(self.parts[name], self._updates(name), buffers)
         self._arrived = {}
         return self.parts
 
