@@ -70,13 +70,16 @@ def run_experiment(experiment: Experiment, observer: Observer | None = None, **o
     return result
 
 
-def resume(path: str | Path, observer: Observer | None = None, **objects: Any) -> Result:
+def resume(path: str | Path, observer: Observer | None = None, *, rounds: int | None = None, **objects: Any) -> Result:
     """Go on with the run at ``path`` from its newest checkpoint, to the same bits as if it had never stopped.
 
-    A finished run is returned as it is.  Objects that were given to :func:`run` (``dataset``, ``model``, ``recipe``,
+    A finished run is returned as it is, unless more ``rounds`` are asked for: then it goes on to that many.  Objects that were given to :func:`run` (``dataset``, ``model``, ``recipe``,
     ``aux``) must be given again.  Raises RunFolderError where there is no run.
     """
     folder, experiment = RunFolder.open(Path(path))
+    if rounds is not None and rounds != experiment.rounds:
+        experiment = parse(experiment.as_dict() | {"rounds": rounds})
+        folder.extend(experiment)
     for key, name in (("model", "model"), ("data", "dataset")):
         if getattr(experiment, key).get("name") == GIVEN and objects.get(name) is None:
             raise RunFolderError(f"the run at {path} got its {key} in Python; give it again: resume(path, {name}=...)")

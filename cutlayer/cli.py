@@ -79,6 +79,7 @@ def run(
 @app.command()
 def resume(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    rounds: Annotated[int | None, typer.Option(help="Go on to this many rounds, also if the run is finished.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -87,7 +88,7 @@ def resume(
     from cutlayer.terminal import observer
 
     _interruptible(str(folder))
-    api.resume(folder, observer(quiet or as_json))
+    api.resume(folder, observer(quiet or as_json), rounds=rounds)
     _show(folder, as_json)
 
 

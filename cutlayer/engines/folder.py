@@ -50,6 +50,16 @@ class RunFolder:
             raise RunFolderError(f"{config} cannot be read: {error}; start the experiment anew") from None
         return cls(path), parse(tree if isinstance(tree, dict) else {})
 
+    def extend(self, experiment: Experiment) -> None:
+        """Give the run another number of rounds to go to.  Raises RunFolderError if it has gone further already."""
+        found = self.checkpoint()
+        if found is not None and found[1]["done"] > experiment.rounds:
+            raise RunFolderError(
+                f"expected rounds of at least {found[1]['done']}, which the run at {self.path} has done, got "
+                f"{experiment.rounds}; ask for more"
+            )
+        self.write(CONFIG, yaml.safe_dump(experiment.as_dict(), sort_keys=False))
+
     def write(self, name: str, content: str | bytes) -> None:
         """Replace file ``name`` whole: a reader sees the old or the new one.  Raises NoSpace when the disk is full."""
         target = self.path / name
