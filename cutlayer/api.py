@@ -73,8 +73,9 @@ def run_experiment(experiment: Experiment, observer: Observer | None = None, **o
 def resume(path: str | Path, observer: Observer | None = None, *, rounds: int | None = None, **objects: Any) -> Result:
     """Go on with the run at ``path`` from its newest checkpoint, to the same bits as if it had never stopped.
 
-    A finished run is returned as it is, unless more ``rounds`` are asked for: then it goes on to that many.  Objects that were given to :func:`run` (``dataset``, ``model``, ``recipe``,
-    ``aux``) must be given again.  Raises RunFolderError where there is no run.
+    A finished run is returned as it is, unless more ``rounds`` are asked for: then it goes on to that many.  Objects
+    that were given to :func:`run` (``dataset``, ``model``, ``recipe``, ``aux``) must be given again.  Raises
+    RunFolderError where there is no run.
     """
     folder, experiment = RunFolder.open(Path(path))
     if rounds is not None and rounds != experiment.rounds:
@@ -104,7 +105,7 @@ def _run_seeds(
         out = str(root / f"seed-{seed}") if root else None
         one = experiment.model_copy(update={"seed": seed, "seeds": 1, "out": out})
         if out and (Path(out) / CONFIG).exists():
-            results.append(resume(out, observer, **objects))
+            results.append(resume(out, observer, rounds=experiment.rounds, **objects))
         else:
             results.append(run_experiment(one, observer, **objects))
     summary = _together([r.summary for r in results], experiment)

@@ -33,7 +33,14 @@ def compare_table(comparison: Comparison) -> Table:
     """One line per run: accuracy, what it took to reach the target, and what the whole run cost."""
     table = Table(box=None, caption=Text(comparison.explanation), caption_justify="left", caption_style="dim")
     table.add_column("run", overflow="fold", min_width=24)
-    for head in ("accuracy", "bytes\nto target", "rounds\nto target", "time\nto target", "bytes\nin all", "time\nin all"):
+    for head in (
+        "accuracy",
+        "bytes\nto target",
+        "rounds\nto target",
+        "time\nto target",
+        "bytes\nin all",
+        "time\nin all",
+    ):
         table.add_column(head, justify="right")
     for row in comparison.rows:
         table.add_row(*(Text(cell) for cell in row.cells()))
