@@ -35,6 +35,24 @@ def fold(module: nn.Module, start: Sequence[Tensor], after: Sequence[Sequence[Te
     return folded
 
 
+def rebase(module: nn.Module, old: Sequence[Tensor], result: Sequence[Tensor], new: Sequence[Tensor]) -> list[Tensor]:
+    """Return what a batch that made ``result`` out of the buffers ``old`` would have made out of ``new``.
+
+    For a batch whose weights have been left by the time that it counts.
+    """
+    rates = _rates(module)
+    moved = []
+    for (name, buffer), before, after, start in zip(module.named_buffers(), old, result, new, strict=True):
+        if name in rates and buffer.is_floating_point():
+            momentum = rates[name]
+            was = momentum if momentum is not None else 1 / (_count(module, name, old) + 1)
+            now = momentum if momentum is not None else 1 / (_count(module, name, new) + 1)
+            moved.append((1 - now) * start + now * _statistic(before, after, was))
+        else:
+            moved.append(after.clone() if buffer.is_floating_point() else start + after - before)
+    return moved
+
+
 def _rates(module: nn.Module) -> dict[str, float | None]:
     """Return the momentum of every running statistic in ``module``, by buffer name."""
     found: dict[str, float | None] = {}
@@ -57,7 +75,11 @@ def _running(start: Tensor, results: Sequence[Tensor], momentum: float | None, c
     for seen, result in enumerate(results[1:], count + 2):
         # every batch left (1-m₀) start + m₀ s, with m₀ the rate at the start; the fold gives it the rate of its turn
         rate = momentum if momentum is not None else 1 / (count + 1)
-        statistic = (result - (1 - rate) * start) / rate
         turn = momentum if momentum is not None else 1 / seen
-        value = (1 - turn) * value + turn * statistic
+        value = (1 - turn) * value + turn * _statistic(start, result, rate)
     return value
+
+
+def _statistic(start: Tensor, result: Tensor, rate: float) -> Tensor:
+    """Return the batch's own statistic s, from result = (1 - rate) start + rate s."""
+    return (result - (1 - rate) * start) / rate

@@ -35,6 +35,7 @@ class Part:
 
     def copy(self) -> Part:
         """Return an independent part: equal weights, buffers and optimizer state."""
+        _drop_graphs(self.module)
         twin = Part(self.name, copy.deepcopy(self.module), self._spec, clip=self.clip)
         twin.load_state(*self.state())
         return twin
@@ -99,7 +100,7 @@ class Part:
                 if f"buffers/{name}" in tensors:
                     buffer.copy_(tensors[f"buffers/{name}"])
         if self.schedule is not None:
-            self.schedule.load_state_dict(dict(meta["schedule"]))
+            self.schedule.load_state_dict({**self.schedule.state_dict(), **meta["schedule"]})
 
     def _unsaved_buffers(self) -> dict[str, Tensor]:
         return {k: b for k, b in self.module.named_buffers() if k not in self.tensors}
@@ -107,6 +108,14 @@ class Part:
     def buffers(self) -> list[Tensor]:
         """Return copies of all buffers, in module order."""
         return step.snapshot(self.module) if self.has_buffers else []
+
+
+def _drop_graphs(module: nn.Module) -> None:
+    """Detach what forwards have left on modules, as torch's spectral_norm hook does: it forbids a deep copy."""
+    for child in module.modules():
+        for name, value in vars(child).items():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                vars(child)[name] = value.detach()
 
 
 def _named_tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ from cutlayer.roles.graphs import Graph, GraphCache
 from cutlayer.roles.part import Part
 from cutlayer.roles.settings import Settings, part_seed
 from cutlayer.roles.window import Window
-from cutlayer.store import BatchKey, ForwardRecords
+from cutlayer.store import BatchKey, ForwardRecord, ForwardRecords
 from cutlayer.transforms import Channel
 from cutlayer.wire import Message
 
@@ -133,14 +133,13 @@ class SplitServer:
         return answers
 
     def _forward(self, request: Message, key: BatchKey) -> Message:
-        part, version = self.part(key.client), self.version(key.client)
-        h = self._values(request, key, "activations", "h")
-        tensors, others = crossing.named("h", h)
-        meta = {"values": others, "samples": request.meta["samples"]}
-        record = self.records.put(key, version, self._seed(key), tensors, meta=meta)
-        graph = self._run(part, h, record.seed, version)
+        tensors, others = crossing.named("h", self._values(request, key, "activations", "h"))
+        meta = {"values": others, "samples": _samples(request)}
+        record = self.records.put(key, self.version(key.client), self._seed(key), tensors, meta=meta)
+        # from here on the record speaks: a forward that comes again gets the answer that it got the first time
+        graph = self._run(self._pinned(self.part(key.client), key, record.version), record)
         self.graphs.put(record.uuid, graph)
-        answer = {"forward": record.uuid, "version": version}
+        answer = {"forward": record.uuid, "version": record.version}
         return self._answer(key, {}, "activations", "z", step.detached(graph.done.outputs), **answer)
 
     def _backward(self, request: Message, key: BatchKey) -> Message:
@@ -150,25 +149,28 @@ class SplitServer:
         δ = self._values(request, key, "output_gradients", "d")
         if self.window is not None:
             self.records.put_delta(record, crossing.named("d", δ)[0])
-        part = self.part(key.client)
+        part = now = self.part(key.client)
         graph = self.graphs.take(record.uuid, self.version(key.client))
         if graph is None:
-            part = self._pinned(part, key, record.version)
-            h = crossing.placed("h", {**record.inputs, **record.meta["values"]})
-            graph = self._run(part, h, record.seed, record.version)
+            part = self._pinned(now, key, record.version)
+            graph = self._run(part, record)
         gradients, g = step.pull(part.module, graph.done, δ)
         if self.window is not None:
-            self.window.add(key, record.uuid, record.meta["samples"], gradients, graph.after)
+            after = graph.after
+            if part is not now:
+                after = buffers.rebase(now.module, part.buffers(), after, now.buffers())
+            self.window.add(key, record.uuid, record.meta["samples"], gradients, after)
         else:
             step.restore(part.module, graph.after)
             self._apply(key.client, part, gradients)
             self.records.delete(record.uuid)
         return self._answer(key, {}, "cut_gradients", "g", g if self._sends_gradients else ())
 
-    def _run(self, part: Part, h: step.Values, seed: int, version: int) -> Graph:
-        """Run the backbone on ``h``; its buffers stay those of the version, what the batch leaves is kept apart."""
-        done, after = step.run_apart(part.module, h, seed, autocast=self.settings.autocast)
-        return Graph(version, done, after)
+    def _run(self, part: Part, record: ForwardRecord) -> Graph:
+        """Run the backbone on a record; its buffers stay those of the version, what the batch leaves is kept apart."""
+        h = crossing.placed("h", {**record.inputs, **record.meta["values"]})
+        done, after = step.run_apart(part.module, h, record.seed, autocast=self.settings.autocast)
+        return Graph(record.version, done, after)
 
     def _pinned(self, part: Part, key: BatchKey, version: int) -> Part:
         """Return the backbone as it was at ``version``, which may have moved on since the forward."""
@@ -279,6 +281,13 @@ def _key(request: Message) -> BatchKey:
     if not (isinstance(key, list) and len(key) == 4 and all(type(k) is int and k >= 0 for k in key)):
         raise WireError(f"expected a batch key [client, round, epoch, batch] in the request, got {key!r}")
     return BatchKey(*key)
+
+
+def _samples(request: Message) -> int:
+    samples = request.meta.get("samples")
+    if type(samples) is not int or samples < 1:
+        raise WireError(f"expected the number of samples in a {request.kind!r} request, got {samples!r}")
+    return samples
 
 
 def _rows(gradient: Tensor, start: int, size: int, total: int) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from cutlayer import step
-from cutlayer.roles.buffers import fold
+from cutlayer.roles.buffers import fold, rebase
 
 
 def _sequence(module: nn.Module, batches: list[Tensor]) -> list[Tensor]:
@@ -41,6 +41,19 @@ def test_batch_norm_sees_the_batches_one_after_another(momentum: float | None, s
     for found, wanted in zip(folded, expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
     assert int(folded[2]) == before + len(sizes)
+
+
+@settings(max_examples=25, deadline=None)
+@given(momentum=st.sampled_from([0.1, 0.5, 1.0, None]), old=st.integers(0, 3), new=st.integers(0, 4))
+def test_a_late_batch_is_rebased_on_the_statistics_of_today(momentum: float | None, old: int, new: int) -> None:
+    module = nn.BatchNorm1d(4, momentum=momentum)
+    _sequence(module, [torch.randn(5, 4) + 3 for _ in range(old)])
+    before, batch = step.snapshot(module), torch.randn(6, 4) * 5
+    (result,) = _apart(module, [batch])
+    today = _sequence(module, [torch.randn(5, 4) * 9 for _ in range(new)])
+    found = rebase(module, before, result, today)
+    for left, right in zip(found, _sequence(module, [batch]), strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-4)
 
 
 def test_one_batch_gives_exactly_its_own_buffers() -> None:
