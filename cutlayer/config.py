@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from cutlayer.errors import ConfigError
 
@@ -33,28 +33,38 @@ _Loader.add_implicit_resolver(
 )
 
 
-class Clients(BaseModel):
-    """How many clients, which share of them takes part in a round, and which share of its data a client tests on."""
+class _Keys(BaseModel):
+    """Keys that are all known and do not change.  Pydantic would take true for 1 wherever a number is expected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("expected a number, a name or a mapping")
+        return value
+
+
+class Clients(_Keys):
+    """How many clients, which share of them takes part in a round, and which share of its data a client tests on."""
+
     count: int = Field(5, ge=1)
     fraction: float = Field(1.0, gt=0, le=1)
     test_fraction: float = Field(0.1, ge=0, lt=1)
 
 
-class Optimizers(BaseModel):
+class Optimizers(_Keys):
     """A ``torch.optim`` name, its arguments and a ``schedule``, for each role."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     client: Spec
     server: Spec
     auxiliary: Spec
 
 
-class Update(BaseModel):
+class Update(_Keys):
     """When a window closes: after ``every`` batches or samples, one batch of every client ("clients"), or a round."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     every: int | Literal["clients", "round"] = "clients"
     unit: Literal["batches", "samples"] = "batches"
 
@@ -66,18 +76,15 @@ class Update(BaseModel):
         return every
 
 
-class Evaluate(BaseModel):
+class Evaluate(_Keys):
     """Every how many rounds the model is evaluated (the last round always is), and in which batches."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     every: int = Field(1, ge=1)
     batch_size: int = Field(512, ge=1)
 
 
-class Experiment(BaseModel):
+class Experiment(_Keys):
     """One experiment, complete and valid in itself (names are looked up when it is prepared)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     algorithm: Spec = {"name": "file_sync"}
     model: Spec = {"name": "mlp"}
@@ -133,6 +140,8 @@ class Experiment(BaseModel):
     @classmethod
     def _cuts(cls, value: Any) -> Any:
         cuts = [c.strip() for c in value.split(",")] if isinstance(value, str) else value
+        if not isinstance(cuts, list | tuple | None):
+            raise ValueError("expected the name of a submodule, or a list of one or two")
         if cuts is not None and len(cuts) not in (1, 2):
             raise ValueError(f"expected one cut, or two for the U-shape, got {len(cuts)}")
         return cuts
@@ -186,6 +195,8 @@ def _optimizers(value: Any) -> dict[str, Any]:
     found = {}
     for role in ROLES:
         own = value.get(role) or {}
+        if not isinstance(own, str | Mapping):
+            raise ValueError(f"expected the name of a torch.optim optimizer for the {role}, or a mapping")
         own = {"name": own} if isinstance(own, str) else dict(own)
         if "name" in own and own["name"] != shared.get("name", "adam"):
             base: dict[str, Any] = {}
@@ -204,7 +215,7 @@ def load(path: Path | str | None = None, overrides: Iterable[str] = (), **keys: 
     tree = _read(Path(path)) if path is not None else {}
     for override in overrides:
         key, equals, text = override.partition("=")
-        if not equals or not key:
+        if not equals or not all(key.split(".")):
             raise ConfigError(f"expected key=value on the command line, got {override!r}")
         try:
             value = yaml.load(text, _Loader) if text else None
@@ -284,6 +295,8 @@ def _put(tree: dict[str, Any], path: list[str], value: Any, key: str) -> None:
             inner = {COUNTED.get(step, "name"): inner}
         tree[step] = inner = dict(inner)
         tree = inner
+    if path[-1] == "name" and len(path) > 1 and tree.get("name") != value:
+        tree.clear()
     tree[path[-1]] = value
 
 

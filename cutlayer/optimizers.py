@@ -27,6 +27,8 @@ def schedule(spec: Mapping[str, Any], steps: torch.optim.Optimizer) -> Schedule 
     wanted = spec.get("schedule")
     if not wanted:
         return None
+    if not isinstance(wanted, str | Mapping):
+        raise ConfigError(f"schedule must be a name, or a mapping with a name and options, got {wanted!r}")
     wanted = {"name": wanted} if isinstance(wanted, str) else dict(wanted)
     kind = _class(torch.optim.lr_scheduler, str(wanted.pop("name", None)), Schedule, "schedule")
     return kind(steps, **_accepted(kind, wanted, "schedule"))  # type: ignore[no-any-return]
