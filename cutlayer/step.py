@@ -93,11 +93,12 @@ def run(
     ``differentiable=False`` leaves the inputs out of the graph, as for raw data.
     """
     leaves = tuple(leaf(value, differentiable) for value in inputs)
-    if part not in _changes_inputs:
+    changes = _changes_inputs.get(part)
+    if changes is None:
         return Pass(leaves, _first_call(part, leaves, seed, autocast))
     streams.start(seed)
     with autocast_of(autocast, leaves):
-        called = (v.clone() if isinstance(v, Tensor) else v for v in leaves) if _changes_inputs[part] else leaves
+        called = (v.clone() if isinstance(v, Tensor) else v for v in leaves) if changes else leaves
         return Pass(leaves, call(part, called))
 
 
@@ -191,18 +192,29 @@ def backward(
 
 
 def pull(
-    part: nn.Module, done: Pass, output_gradients: Sequence[Tensor | None]
+    part: nn.Module,
+    done: Pass,
+    output_gradients: Sequence[Tensor | None],
+    weights: Sequence[Tensor] | None = None,
 ) -> tuple[list[Tensor | None], list[Tensor | None]]:
     """Pull ``output_gradients`` back through a retained graph; returns as :func:`backward`.
 
-    Where there are fewer gradients than outputs, nothing flows into the last outputs.
+    Where there are fewer gradients than outputs, nothing flows into the last outputs.  ``weights`` are
+    ``trainable(part)``, for callers that have them: finding them takes longer than some layers.
     """
     pairs = [
         (z, δ)
         for z, δ in zip(done.outputs, output_gradients, strict=False)
         if δ is not None and isinstance(z, Tensor) and z.requires_grad
     ]
-    return _gradients(part, done.inputs, [z for z, _ in pairs], [δ for _, δ in pairs])
+    return _gradients(part, done.inputs, [z for z, _ in pairs], [δ for _, δ in pairs], weights)
+
+
+def pull_loss(
+    part: nn.Module, inputs: Values, loss: Tensor, weights: Sequence[Tensor] | None = None
+) -> tuple[list[Tensor | None], list[Tensor | None]]:
+    """Pull a scalar ``loss`` back to the weights and to the ``inputs`` of the :class:`Pass` that it came from."""
+    return _gradients(part, inputs, [loss] if loss.requires_grad else [], None, weights)
 
 
 def train(
@@ -213,23 +225,29 @@ def train(
     seed: int,
     *,
     autocast: torch.dtype | None = None,
+    weights: Sequence[Tensor] | None = None,
 ) -> tuple[Tensor, list[Tensor | None], list[Tensor | None]]:
     """One request where labels are here: returns the detached mean loss, and gradients as :func:`backward`."""
     done = run(part, inputs, seed, autocast=autocast)
     with autocast_of(autocast, done.inputs):
         value = loss(done.outputs[0] if len(done.outputs) == 1 else done.outputs, targets)
-    gradients, input_gradients = _gradients(part, done.inputs, [value], None)
+    gradients, input_gradients = pull_loss(part, done.inputs, value, weights)
     return value.detach(), gradients, input_gradients
 
 
 def _gradients(
-    part: nn.Module, inputs: Values, outputs: list[Tensor], output_gradients: list[Tensor] | None
+    part: nn.Module,
+    inputs: Values,
+    outputs: list[Tensor],
+    output_gradients: list[Tensor] | None,
+    weights: Sequence[Tensor] | None,
 ) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    weights = trainable(part)
+    if weights is None:
+        weights = trainable(part)
     starts = [v for v in inputs if isinstance(v, Tensor) and v.requires_grad]
-    if not outputs or not weights + starts:
+    if not outputs or not (weights or starts):
         return [None] * len(weights), [None] * len(inputs)
-    found = torch.autograd.grad(outputs, weights + starts, output_gradients, allow_unused=True)
+    found = torch.autograd.grad(outputs, (*weights, *starts), output_gradients, allow_unused=True)
     of_inputs = iter(found[len(weights) :])
     return list(found[: len(weights)]), [
         next(of_inputs) if isinstance(v, Tensor) and v.requires_grad else None for v in inputs

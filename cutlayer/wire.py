@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -189,9 +190,10 @@ def _describe(tensors: dict[str, Tensor]) -> _Layout:
 
 def _inner(message: Message, layout: _Layout) -> str:
     try:
-        return f'{{"format":{FORMAT},"kind":{_text(message.kind)},"meta":{_text(message.meta)}{layout.order}}}'
+        inner = _text({"format": FORMAT, "kind": message.kind, "meta": message.meta})
     except (TypeError, ValueError, RecursionError) as error:
         raise WireError(f"the meta of a {message.kind!r} message must be finite plain JSON: {error}") from error
+    return inner if not layout.order else f"{inner[:-1]}{layout.order}}}"
 
 
 def parts(message: Message) -> list[bytes | memoryview]:
@@ -234,10 +236,10 @@ def size(message: Message) -> int:
     return _header(message, layout) + layout.payload
 
 
-def breakdown(message: Message) -> tuple[int, dict[str, int]]:
+def breakdown(message: Message) -> tuple[int, Mapping[str, int]]:
     """Return the bytes of the header and the payload bytes of each tensor; their sum is ``size(message)``."""
     layout = _layout(message.tensors)
-    return _header(message, layout), dict(layout.sizes)
+    return _header(message, layout), layout.sizes
 
 
 def _header(message: Message, layout: _Layout) -> int:

@@ -110,7 +110,7 @@ class Subset:
 
     def take(self, index: Tensor) -> tuple[tuple[Any, ...], Tensor]:
         """Return (inputs, targets) of the samples ``index``, counted within the subset."""
-        return self.base.take(self.index[index.to(self.index.device)])
+        return self.base.take(self.index.index_select(0, index.to(self.index.device)))
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ class Client:
     def descend(self, name: str, done: step.Pass, output_gradients: Sequence[Tensor | None]) -> None:
         """Pull gradients back through part ``name`` and step it."""
         part = self.parts[name]
-        gradients, _ = step.pull(part.module, done, output_gradients)
+        gradients, _ = step.pull(part.module, done, output_gradients, part.weights)
         self.apply(name, gradients)
 
     def apply(self, name: str, gradients: Sequence[Tensor | None]) -> None:

@@ -40,8 +40,9 @@ def unpack(
     Raises WireError for a name that is not of the prefix's form.
     """
     mine = {k: v for k, v in tensors.items() if k.startswith(prefix)}
-    found: dict[str, Any] = dict(channel.unpack(kind, mine, client=key.client, seed=seed, key=key))
-    found |= {k: v for k, v in others.items() if k.startswith(prefix)}
+    found: Mapping[str, Any] = channel.unpack(kind, mine, client=key.client, seed=seed, key=key)
+    if others:
+        found = {**found, **{k: v for k, v in others.items() if k.startswith(prefix)}}
     return placed(prefix, found)
 
 
@@ -57,6 +58,8 @@ def placed(prefix: str, found: Mapping[str, Any]) -> step.Values:
 
     Raises WireError for a name that is not of the prefix's form.
     """
+    if len(found) == 1 and (only := f"{prefix}0") in found:
+        return (found[only],)
     try:
         places = {int(name[len(prefix) :]): value for name, value in found.items()}
     except ValueError:

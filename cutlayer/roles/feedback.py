@@ -102,4 +102,5 @@ def _loss(client: Client, outputs: step.Values, batch: Batch) -> Tensor:
 def _pull_loss(
     client: Client, name: str, done: step.Pass, loss: Tensor
 ) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    return step.pull(client.parts[name].module, step.Pass(done.inputs, (loss,)), [torch.ones_like(loss)])
+    part = client.parts[name]
+    return step.pull_loss(part.module, done.inputs, loss, part.weights)

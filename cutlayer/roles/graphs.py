@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from cutlayer.step import Pass
+from cutlayer.store import ForwardRecord
 
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A forward with its graph, the weight version it saw and the buffers it left."""
+    """A forward with its record, its graph and the buffers it left."""
 
-    version: int
+    record: ForwardRecord
     done: Pass
     after: list[Tensor]
 
@@ -41,7 +42,7 @@ class GraphCache:
     def take(self, forward: str, version: int) -> Graph | None:
         """Return the graph of ``forward`` and forget it; None if it is gone or was not made with ``version``."""
         found = self._graphs.pop(forward, None)
-        if found is not None and found.version != version:
+        if found is not None and found.record.version != version:
             found = None
         self.hits += found is not None
         self.misses += found is None

@@ -29,6 +29,7 @@ class Part:
         self._spec = optimizer
         self.weights = [p for p in module.parameters() if p.requires_grad]
         self.optimizer = optimizers.optimizer(optimizer, self.weights)
+        self._bare_step = optimizers.bare_step(self.optimizer)
         self.schedule = optimizers.schedule(optimizer, self.optimizer)
         self.tensors = _named_tensors(module)
         self.has_buffers = next(module.buffers(), None) is not None
@@ -50,7 +51,7 @@ class Part:
         """Step once on the gradients that the parameters hold, and drop them."""
         if self.clip is not None:
             nn.utils.clip_grad_norm_(self.weights, self.clip)
-        self.optimizer.step()
+        self._bare_step()
         for weight in self.weights:
             weight.grad = None
 

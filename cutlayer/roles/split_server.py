@@ -143,18 +143,19 @@ class SplitServer:
         return self._answer(key, {}, "activations", "z", step.detached(graph.done.outputs), **answer)
 
     def _backward(self, request: Message, key: BatchKey) -> Message:
-        record = self.records.get(str(request.meta.get("forward")))
+        forward = str(request.meta.get("forward"))
+        graph = self.graphs.take(forward, self.version(key.client))
+        record = self.records.get(forward) if graph is None else graph.record
         if record.key != key:
             raise WireError(f"expected the forward id of batch {key.text}, got that of batch {record.key.text}")
         δ = self._values(request, key, "output_gradients", "d")
         if self.window is not None:
             self.records.put_delta(record, crossing.named("d", δ)[0])
         part = now = self.part(key.client)
-        graph = self.graphs.take(record.uuid, self.version(key.client))
         if graph is None:
             part = self._pinned(now, key, record.version)
             graph = self._run(part, record)
-        gradients, g = step.pull(part.module, graph.done, δ)
+        gradients, g = step.pull(part.module, graph.done, δ, part.weights)
         if self.window is not None:
             after = graph.after
             if part is not now:
@@ -169,8 +170,9 @@ class SplitServer:
     def _run(self, part: Part, record: ForwardRecord) -> Graph:
         """Run the backbone on a record; its buffers stay those of the version, what the batch leaves is kept apart."""
         h = crossing.placed("h", {**record.inputs, **record.meta["values"]})
-        done, after = step.run_apart(part.module, h, record.seed, autocast=self.settings.autocast)
-        return Graph(record.version, done, after)
+        if not part.has_buffers:
+            return Graph(record, step.run(part.module, h, record.seed, autocast=self.settings.autocast), [])
+        return Graph(record, *step.run_apart(part.module, h, record.seed, autocast=self.settings.autocast))
 
     def _pinned(self, part: Part, key: BatchKey, version: int) -> Part:
         """Return the backbone as it was at ``version``, which may have moved on since the forward."""
@@ -178,7 +180,7 @@ class SplitServer:
             return part
         if self.window is None:
             raise TrainingError(
-                f"expected the backward of batch {key.text} before the backbone stepped from version {version} to "
+                f"expected what belongs to batch {key.text} before the backbone stepped from version {version} to "
                 f"{self.version(key.client)}; clients that overlap need a recipe with step=window"
             )
         return self.window.pinned(version, part)
@@ -189,7 +191,7 @@ class SplitServer:
         done = step.run(part.module, h, self._seed(key), autocast=self.settings.autocast, differentiable=False)
         with step.autocast_of(self.settings.autocast, h):
             loss = self.settings.loss(done.outputs[0] if len(done.outputs) == 1 else done.outputs, y)
-        gradients, _ = step.pull(part.module, step.Pass(done.inputs, (loss,)), [torch.ones_like(loss)])
+        gradients, _ = step.pull_loss(part.module, done.inputs, loss, part.weights)
         self._apply(key.client, part, gradients)
         if self.aligner is not None:
             self.aligner.keep(key.client, h, y)
@@ -250,7 +252,9 @@ class SplitServer:
     def _train_step(
         self, part: Part, h: step.Values, y: Tensor, seed: int
     ) -> tuple[Tensor, list[Tensor | None], list[Tensor | None]]:
-        return step.train(part.module, h, y, self.settings.loss, seed, autocast=self.settings.autocast)
+        return step.train(
+            part.module, h, y, self.settings.loss, seed, autocast=self.settings.autocast, weights=part.weights
+        )
 
     def _apply(self, client: int, part: Part, gradients: Sequence[Tensor | None]) -> None:
         copy = self._copy(client)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import lru_cache
 
 from cutlayer import wire
 from cutlayer.wire import Message
@@ -45,6 +46,12 @@ class Traffic:
         total = header
         self.kinds["headers"] += header
         for name, size in sizes.items():
-            self.kinds[content or CONTENT.get(name.partition(":")[0].rstrip("0123456789"), "other")] += size
+            self.kinds[content or content_of(name)] += size
             total += size
         return total
+
+
+@lru_cache(maxsize=4096)
+def content_of(name: str) -> str:
+    """Return what the tensor called ``name`` in a message is: ``h0`` and ``h0:scale`` are activations."""
+    return CONTENT.get(name.partition(":")[0].rstrip("0123456789"), "other")

@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 
 from cutlayer.roles.graphs import Graph, GraphCache
 from cutlayer.step import Pass
+from cutlayer.store import BatchKey, ForwardRecord
 
 
 def _graph(version: int = 0) -> Graph:
-    return Graph(version, Pass((), ()), [])
+    return Graph(ForwardRecord("a", BatchKey(0, 1, 0, 0), version, 0, {}), Pass((), ()), [])
 
 
 @given(capacity=st.integers(0, 5), count=st.integers(0, 12))
