@@ -7,6 +7,7 @@ from sources (masks, sums, reshapes) can be computed again wherever those source
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from cutlayer.cutting.program import UnfitError, mode, undisturbed
 from cutlayer.cutting.units import short
 from cutlayer.errors import CutError
 
+RANDOM = ("rand", "bernoulli", "normal", "uniform", "exponential", "multinomial", "poisson", "dropout")
 READS = {"item", "tolist", "__bool__", "__int__", "__float__", "__index__", "equal", "allclose", "is_nonzero", "numpy"}
 
 
@@ -82,6 +84,7 @@ class _Watch(TorchFunctionMode):
         self.record = Record()
         self.origin: dict[int, set[Source]] = {}
         self.read: set[Source] = set()
+        self.drawn: set[int] = set()
         self.kept: list[Any] = []
         self.direct: dict[int, str] = {}
         self.parents: dict[int, set[int]] = {}
@@ -124,8 +127,13 @@ class _Watch(TorchFunctionMode):
         parents.update(parent for t in given for parent in self.parents.get(id(t), ()))
         for tensor in given:
             self.use(tensor)
+        random_numbers = name.startswith(RANDOM) or any(id(tensor) in self.drawn for tensor in given)
         if name in READS:
             self.read.update(origins)
+            if random_numbers:
+                raise UnfitError("its containers decide by random numbers which submodules to call")
+        elif random_numbers:
+            self.drawn.update(id(tensor) for tensor in made)
         if made:
             self.record.busy.add(self.stage)
         for tensor in made:
@@ -194,8 +202,11 @@ def _run(model: nn.Module, watch: _Watch, inputs: Inputs, leaves: Sequence[Tenso
             for i, tensor in enumerate(fresh):
                 watch.source(tensor, Source(None, 0, i))
             args, named = inputs.call(fresh)
+            state = random.getstate()
             with watch:
                 output = model(*args, **named)
+            if random.getstate() != state:
+                raise UnfitError("its forward draws from Python's random module")
             return watch.finish(output)
     finally:
         for hook in hooks:
@@ -233,7 +244,7 @@ def record(
                 f"nothing runs after '{cuts[-1]}', so there is nothing to put on the other side; cut earlier"
             )
         return seen
-    except CutError:
+    except (CutError, UnfitError):
         raise
     except Exception as error:
         raise UnfitError(f"the uncut model itself fails on the example ({short(error)})") from error
