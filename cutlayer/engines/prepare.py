@@ -67,6 +67,7 @@ def prepare(
     augment = _augment(experiment)
     example, shape = example_batch(dataset, experiment, EXAMPLE)
     cut = _cut(experiment, recipe, model, dataset, shape, example)
+    _check_rows(recipe, cut)
     shares, partition = _shares(experiment, dataset)
     h = _crossing(cut, example, dataset)
     if recipe.local_loss and aux is None:
@@ -253,6 +254,18 @@ def _crossing(cut: SplitModel, example: tuple[Any, ...], dataset: Dataset) -> An
             f"model with {dataset.classes} outputs"
         )
     return h
+
+
+def _check_rows(recipe: Recipe, cut: SplitModel) -> None:
+    """Refuse a recipe that takes batches apart or joins them where a value at the first cut is no row a sample."""
+    if not (recipe.grouped or recipe.feedback == "estimated"):
+        return
+    for crossing in cut.crossings:
+        if crossing.cut == cut.cuts[0] and crossing.batch_dim not in (0, None):
+            raise ConfigError(
+                f"algorithm {recipe.name} handles activations sample by sample, and {crossing.name!r} at the cut after "
+                f"{crossing.cut} has its samples in dim {crossing.batch_dim}, not 0; choose another cut or algorithm"
+            )
 
 
 def _shares(experiment: Experiment, dataset: Dataset) -> tuple[list[datasets.Share], dict[str, Any]]:
