@@ -6,7 +6,7 @@ function of its own with this signature: ``feedback(client, batch) -> Generator[
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from cutlayer import step, streams
 from cutlayer.recipes import Recipe
 from cutlayer.roles.client import Client, Turn
 from cutlayer.roles.settings import Batch, part_seed
+from cutlayer.wire import Message
 
 Learn = Callable[[Client, Batch], Turn]
 
@@ -55,27 +56,28 @@ def with_head(client: Client, batch: Batch) -> Turn:
 
 def auxiliary_loss(client: Client, batch: Batch) -> Turn:
     """CSE-FSL: encoder and auxiliary step on the auxiliary's loss; every q-th batch is uploaded (arXiv 2302.05599)."""
-    done = client.encode(batch)
-    if batch.key.batch % client.settings.recipe.upload_every == 0:
-        yield client.request("upload", batch, step.detached(done.outputs), labels=True)
-    auxiliary = client.run("auxiliary", step.detached(done.outputs), batch)
-    loss = _loss(client, auxiliary.outputs, batch)
-    gradients, ĝ = _pull_loss(client, "auxiliary", auxiliary, loss)
+    done, gradients, ĝ = yield from _by_auxiliary(client, batch)
     client.apply("auxiliary", gradients)
-    client.progress.add(loss, batch.size)
     client.descend("encoder", done, ĝ)
 
 
 def estimated_gradient(client: Client, batch: Batch) -> Turn:
     """FSL-SAGE: the auxiliary only estimates the cut gradient, and the server aligns it (arXiv 2505.23182)."""
+    done, _, ĝ = yield from _by_auxiliary(client, batch)
+    client.descend("encoder", done, ĝ)
+
+
+def _by_auxiliary(
+    client: Client, batch: Batch
+) -> Generator[Message, Message, tuple[step.Pass, list[Tensor | None], list[Tensor | None]]]:
+    """Upload every q-th batch; return the encoder's pass, and the auxiliary's gradients and cut gradient ĝ."""
     done = client.encode(batch)
     if batch.key.batch % client.settings.recipe.upload_every == 0:
         yield client.request("upload", batch, step.detached(done.outputs), labels=True)
     auxiliary = client.run("auxiliary", step.detached(done.outputs), batch)
     loss = _loss(client, auxiliary.outputs, batch)
-    _, ĝ = _pull_loss(client, "auxiliary", auxiliary, loss)
     client.progress.add(loss, batch.size)
-    client.descend("encoder", done, ĝ)
+    return done, *_pull_loss(client, "auxiliary", auxiliary, loss)
 
 
 def whole_model(client: Client, batch: Batch) -> Turn:
