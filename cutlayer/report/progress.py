@@ -54,7 +54,8 @@ def accuracy_against_bytes(run: AnyRun) -> Figure | None:
 def overlaid_accuracy(runs: Sequence[AnyRun], labels: Sequence[str], target: float | None, against: str) -> Figure:
     """Accuracy of several runs `against` "round", "bytes" or "seconds", with the target as a horizontal line.
 
-    A run that sends nothing has no place on an axis of bytes: its last accuracy is drawn as a dotted line.
+    A run that sends nothing has no place on an axis of bytes: its last accuracy is drawn as a dotted line.  Where the
+    others differ by more than a factor of ten in what they send, the axis is logarithmic.
     """
     curves = [{"round": _by_round, "bytes": over_bytes, "seconds": over_seconds}[against](run) for run in runs]
     furthest = [x for curve in curves for x in curve.x]
@@ -75,6 +76,7 @@ def overlaid_accuracy(runs: Sequence[AnyRun], labels: Sequence[str], target: flo
             axes.axhline(curve.y[-1], color=shade, linestyle=":", linewidth=1.4, label=style.plain(label))
         else:
             _line(axes, curve, shade, scale=scale, dashes=style.line_style(index), label=label)
+            axes.scatter([curve.x[-1] / scale], [curve.y[-1]], s=22, color=shade, zorder=3)
         note = "\n(sends nothing)" if silent else ""
         ends.append((curve.x[-1] / scale, curve.y[-1], f"{_wrapped(label)}{note}", shade))
     _accuracy_axis(axes, curves)
@@ -94,6 +96,9 @@ def overlaid_accuracy(runs: Sequence[AnyRun], labels: Sequence[str], target: flo
     if against == "round":
         style.whole_ticks(axes)
     sent = "sent so far, up and down, all clients"
+    totals = [curve.x[-1] for curve in curves if curve and curve.x[-1] > 0]
+    if against == "bytes" and totals and max(totals) > 10 * min(totals):
+        style.log_axis(axes)
     style.x_label(axes, {"round": "round", "bytes": f"{sent} ({unit})", "seconds": f"time so far ({unit})"}[against])
     style.label_ends(axes, ends, size=8.5)
     return made

@@ -188,3 +188,14 @@ def test_labels_do_not_overlap(labels: Sequence[tuple[float, float]]) -> None:
     if sum(sizes) <= 1 and placed:
         assert placed[0] - sizes[0] / 2 >= -1e-9
         assert placed[-1] + sizes[-1] / 2 <= 1 + 1e-9
+
+
+def test_runs_that_differ_much_in_bytes_share_a_logarithmic_axis(write_run: WriteRun) -> None:
+    for factor, scale in ((3, "linear"), (40, "log")):
+        runs = [
+            load_run(write_run(f"a{factor}", rounds=4, bytes_per_round=1000)),
+            load_run(write_run(f"b{factor}", rounds=4, bytes_per_round=1000 * factor)),
+        ]
+        (axes,) = overlaid_accuracy(runs, ["a", "b"], None, "bytes").axes
+        assert axes.get_xscale() == scale
+        assert overlaid_accuracy(runs, ["a", "b"], None, "round").axes[0].get_xscale() == "linear"
