@@ -123,6 +123,9 @@ def differences(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     period says nothing beside `fedavg`, which has none.
     """
     flat = [flatten(config) for config in configs]
+    tops = {key for each in flat for key in each if "." not in key}
+    for each, config in zip(flat, configs, strict=True):  # a codec may be one name here and one name per message there
+        each.update({key: name_of(config[key]) for key in (tops & config.keys()) - each.keys()})
     keys = list(dict.fromkeys(key for each in flat for key in each if key.split(".")[0] not in UNINFORMATIVE))
     found: list[dict[str, str]] = [{} for _ in flat]
     for key in keys:

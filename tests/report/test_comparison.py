@@ -106,6 +106,8 @@ def test_labels_show_what_differs_and_nothing_else(write_run: WriteRun) -> None:
         "psl",
         "vanilla",
     ]
+    codecs = [{"codec": codec} for codec in ({"name": "int8"}, {"updates": "int8"}, {"name": "fp32"}, {"name": "fp32"})]
+    assert written(*[("psl", config) for config in codecs])[:2] == ["codec=int8", "codec=updates=int8"]
     same = written(*[("psl", {})] * 5)
     assert same == [f"5-{i}" for i in range(5)]
 
