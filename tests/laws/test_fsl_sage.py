@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import toys
 
 import cutlayer as cl
-import toys
 
 FROZEN_SERVER: dict[str, Any] = {"name": "sgd", "lr": 0.05, "momentum": 0.5, "server": {"lr": 0.0}}
 
