@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -17,7 +18,8 @@ from cutlayer.engines.folder import CONFIG, SUMMARY, RunFolder
 from cutlayer.engines.prepare import prepare
 from cutlayer.engines.running import Observer, Result, execute
 from cutlayer.errors import ConfigError, RunFolderError
-from cutlayer.recipes import Recipe, get
+from cutlayer.recipes import RECIPES, Recipe, get
+from cutlayer.step import Loss
 
 GIVEN = "(given in Python)"
 
@@ -28,34 +30,53 @@ def run(
     data: Dataset | str | Mapping[str, Any],
     *,
     auxiliary: nn.Module | str | Mapping[str, Any] | None = None,
+    loss: Loss | str | None = None,
     observer: Observer | None = None,
     **keys: Any,
 ) -> Result:
     """Train ``model`` on ``data`` with ``algorithm`` and return the :class:`Result`.
 
     ``model`` is a SplitModel, an uncut module with ``cuts=[...]``, or what an experiment file names; ``data`` a Dataset
-    or what a file names.  ``keys`` are the other keys of an experiment.  Nothing is written unless ``out`` is given.
-    The model that was given stays as it was: the trained weights are in ``Result.model``.
+    or what a file names; ``loss`` a function of (output, targets) or what a file names.  ``keys`` are the other keys of
+    an experiment.  Nothing is written unless ``out`` is given.  The model that was given stays as it was: the trained
+    weights are in ``Result.model``.
 
     Raises CutlayerError (ConfigError, DataError, CutError, TrainingError, ...) with what to do.
     """
     tree: dict[str, Any] = dict(keys)
     recipe = get(algorithm)
-    tree["algorithm"] = dict(algorithm) if isinstance(algorithm, Mapping) else recipe.name
+    tree["algorithm"] = _recorded(recipe) if isinstance(algorithm, Recipe) else algorithm
     if isinstance(model, SplitModel) and "cuts" not in tree:
         tree["cuts"] = list(model.cuts)
     tree["model"] = {"name": GIVEN} if isinstance(model, nn.Module | SplitModel) else model
     tree["data"] = {"name": GIVEN} if isinstance(data, Dataset) else data
     if auxiliary is not None:
         tree["auxiliary"] = {"name": GIVEN} if isinstance(auxiliary, nn.Module) else auxiliary
+    if loss is not None:
+        tree["loss"] = GIVEN if callable(loss) else loss
     experiment = parse(tree)
     objects = {
         "dataset": data if isinstance(data, Dataset) else None,
         "model": model if isinstance(model, nn.Module | SplitModel) else None,
         "recipe": recipe,
         "aux": auxiliary if isinstance(auxiliary, nn.Module) else None,
+        "loss": loss if callable(loss) else None,
     }
     return run_experiment(experiment, observer, **objects)
+
+
+def _recorded(recipe: Recipe) -> dict[str, Any]:
+    """Return how a run folder names ``recipe``: with the axes in which it differs from the table, for a resume."""
+    known = RECIPES.get(recipe.name)
+    if known is None:
+        return {"name": recipe.name}
+    axes = [f.name for f in fields(Recipe) if f.name not in ("source", "summary")]
+    changed = {axis: getattr(recipe, axis) for axis in axes if getattr(recipe, axis) != getattr(known, axis)}
+    if any(callable(value) for value in changed.values()):
+        raise ConfigError(
+            f"algorithm {recipe.name} is in the table already; give one with a function of yours another name"
+        )
+    return {"name": recipe.name, **changed}
 
 
 def run_experiment(experiment: Experiment, observer: Observer | None = None, **objects: Any) -> Result:
@@ -81,8 +102,8 @@ def resume(path: str | Path, observer: Observer | None = None, *, rounds: int | 
     if rounds is not None and rounds != experiment.rounds:
         experiment = parse(experiment.as_dict() | {"rounds": rounds})
         folder.extend(experiment)
-    for key, name in (("model", "model"), ("data", "dataset")):
-        if getattr(experiment, key).get("name") == GIVEN and objects.get(name) is None:
+    for key, name in _given(experiment):
+        if objects.get(name) is None:
             raise RunFolderError(f"the run at {path} got its {key} in Python; give it again: resume(path, {name}=...)")
     if experiment.seeds > 1:
         return _run_seeds(experiment, observer, objects, resuming=True)
@@ -90,6 +111,19 @@ def resume(path: str | Path, observer: Observer | None = None, *, rounds: int | 
     result = execute(experiment, prepare(experiment, **objects), folder, observer, resume=True)
     _illustrate(folder)
     return result
+
+
+def _given(experiment: Experiment) -> list[tuple[str, str]]:
+    """Return the keys of ``experiment`` whose objects were given in Python, and what :func:`resume` calls them."""
+    algorithm = experiment.algorithm["name"]
+    found = {
+        "model": ("model", experiment.model["name"] == GIVEN),
+        "data": ("dataset", experiment.data["name"] == GIVEN),
+        "auxiliary": ("aux", experiment.auxiliary["name"] == GIVEN),
+        "loss": ("loss", experiment.loss == GIVEN),
+        "algorithm": ("recipe", algorithm not in RECIPES and ":" not in algorithm),
+    }
+    return [(key, name) for key, (name, given) in found.items() if given]
 
 
 def _run_seeds(

@@ -121,7 +121,7 @@ class Experiment(_Keys):
     def _named(cls, value: Any) -> Any:
         if isinstance(value, str):
             return {"name": value}
-        if isinstance(value, Mapping) and not isinstance(value.get("name"), str):
+        if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
             raise ValueError("expected a name, or a mapping with a name and options")
         return value
 

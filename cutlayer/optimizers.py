@@ -44,9 +44,16 @@ def schedule(spec: Mapping[str, Any], steps: torch.optim.Optimizer) -> Schedule 
     return kind(steps, **_accepted(kind, wanted, "schedule"))  # type: ignore[no-any-return]
 
 
-def check(spec: Mapping[str, Any]) -> None:
-    """Raise ConfigError if ``spec`` does not describe an optimizer (and a schedule)."""
-    schedule(spec, optimizer(spec, [torch.zeros(1, requires_grad=True)]))
+def check(spec: Mapping[str, Any], rounds: int = 1) -> None:
+    """Raise ConfigError if ``spec`` does not describe an optimizer, or its schedule does not last ``rounds``."""
+    steps = optimizer(spec, [torch.zeros(1, requires_grad=True)])
+    rates = schedule(spec, steps)
+    try:
+        for _ in range(rounds - 1 if rates is not None else 0):
+            steps.step()
+            rates.step()
+    except ValueError as error:
+        raise ConfigError(f"schedule {type(rates).__name__} does not last {rounds} rounds: {error}") from None
 
 
 def _class(module: Any, name: str, base: type, what: str) -> Any:

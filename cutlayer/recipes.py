@@ -178,6 +178,8 @@ def get(spec: str | Mapping[str, Any] | Recipe) -> Recipe:
         return spec
     if isinstance(spec, str):
         spec = {"name": spec}
+    if not isinstance(spec, Mapping):
+        raise ConfigError(f"algorithm must be a name, a mapping with a name and options, or a Recipe, got {spec!r}")
     options = dict(spec)
     name = options.pop("name", None)
     if isinstance(name, str) and ":" in name:

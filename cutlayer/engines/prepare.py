@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import secrets
 from collections.abc import Mapping
@@ -50,6 +51,7 @@ def prepare(
     model: nn.Module | SplitModel | None = None,
     recipe: Recipe | None = None,
     aux: nn.Module | None = None,
+    loss: step.Loss | None = None,
 ) -> Prepared:
     """Return ``experiment`` ready to run; objects that are given stand in for what the experiment names.
 
@@ -57,24 +59,26 @@ def prepare(
     """
     recipe = recipe or recipes.get(experiment.algorithm)
     for role in ("client", "server", "auxiliary"):
-        optimizers.check(getattr(experiment.optimizer, role))
+        optimizers.check(getattr(experiment.optimizer, role), experiment.rounds)
     rule = aggregator(experiment.aggregator)
     del rule
     parse(experiment.codec)
     device = find_device(experiment.device)
-    loss = find_loss(experiment.loss)
-    dataset = dataset or load_dataset(experiment.data)
+    loss = loss or find_loss(experiment.loss)
+    dataset = datasets.check(dataset) if dataset is not None else load_dataset(experiment.data)
     augment = _augment(experiment)
     example, shape = example_batch(dataset, experiment, EXAMPLE)
     cut = _cut(experiment, recipe, model, dataset, shape, example)
     _check_rows(recipe, cut)
     shares, partition = _shares(experiment, dataset)
-    h = _crossing(cut, example, dataset)
+    h = _crossing(cut, example, dataset, loss)
     if recipe.local_loss and aux is None:
         options = dict(experiment.auxiliary)
         aux = auxiliary.derive(
             options.pop("name"), cut.parts["backbone"], h, dataset.classes, seed=experiment.seed, **options
         )
+    if recipe.local_loss and aux is not None:
+        _check_auxiliary(aux, h, dataset)
     setup = Setup(
         split=cut,
         dataset=dataset,
@@ -220,6 +224,11 @@ def _cut(
             raise ConfigError(f"algorithm {recipe.name} is U-shaped and needs two cuts, got {', '.join(model.cuts)}")
         if not recipe.whole and needed == 1 and model.head is not None:
             raise ConfigError(f"algorithm {recipe.name} has labels at the server and needs one cut, got two")
+        if experiment.cuts not in (None, model.cuts):
+            raise ConfigError(
+                f"cuts={', '.join(experiment.cuts or ())} came with a model that is cut after {', '.join(model.cuts)}; "
+                "leave one of them out"
+            )
         model.verify(example)
         return model.copy()
     options = dict(experiment.model)
@@ -230,7 +239,8 @@ def _cut(
     if cuts is None:
         known = models.DEFAULT_CUTS.get(name)
         if known is None:
-            raise ConfigError(f"model {name} has no default cut: give cuts=<submodule> (see cutlayer inspect {name})")
+            children = ", ".join(n for n, _ in model.named_children())
+            raise ConfigError(f"model {name} has no default cut: give cuts=<submodule>; it has: {children}")
         cuts = tuple(known["two" if needed == 2 else "one"])
     if not recipe.whole and len(cuts) != needed:
         kind = "is U-shaped and needs two cuts" if needed == 2 else "has labels at the server and needs one cut"
@@ -238,8 +248,8 @@ def _cut(
     return split(model, list(cuts), example)
 
 
-def _crossing(cut: SplitModel, example: tuple[Any, ...], dataset: Dataset) -> Any:
-    """Return what crosses the first cut on ``example``; check that the scores fit the classes."""
+def _crossing(cut: SplitModel, example: tuple[Any, ...], dataset: Dataset, loss: step.Loss) -> Any:
+    """Return what crosses the first cut on ``example``; check that scores, classes and loss fit each other."""
     twin = cut.copy().eval()
     with torch.no_grad():
         h = twin.encoder(*example)
@@ -253,7 +263,37 @@ def _crossing(cut: SplitModel, example: tuple[Any, ...], dataset: Dataset) -> An
             f"data {dataset.name} has {dataset.classes} classes, and the model gives {got} scores a sample; build the "
             f"model with {dataset.classes} outputs"
         )
+    _check_loss(loss, output, dataset.train.take(torch.arange(min(EXAMPLE, len(dataset.train))))[1])
     return h
+
+
+def _check_auxiliary(aux: nn.Module, h: Any, dataset: Dataset) -> None:
+    twin = copy.deepcopy(aux).eval()
+    try:
+        with torch.no_grad():
+            scores = step.logits(twin(*as_tuple(h)))
+    except Exception as error:
+        raise ConfigError(
+            f"auxiliary fails on what crosses the cut ({type(error).__name__}: {error}); give a model that takes it"
+        ) from error
+    if scores.shape[-1] < dataset.classes:
+        raise ConfigError(
+            f"auxiliary gives {scores.shape[-1]} scores a sample, and there are {dataset.classes} classes"
+        )
+
+
+def _check_loss(loss: step.Loss, output: Any, targets: Tensor) -> None:
+    try:
+        with torch.no_grad():
+            value = loss(output, targets)
+    except Exception as error:
+        raise ConfigError(
+            f"loss fails on targets of shape {tuple(targets.shape)} ({type(error).__name__}: {error}); give one that "
+            "takes the model's output and the data's targets"
+        ) from error
+    if not isinstance(value, Tensor) or value.ndim:
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ConfigError(f"loss must return the mean over the batch, a tensor without dimensions, got {got}")
 
 
 def _check_rows(recipe: Recipe, cut: SplitModel) -> None:

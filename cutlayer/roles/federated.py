@@ -90,5 +90,6 @@ def _check(client: int, part: str, now: Mapping[str, Tensor], got: Mapping[str, 
             )
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise TrainingError(
-                f"client {client} sent a {part} whose {name} is not finite; lower its learning rate or clip gradients"
+                f"client {client} sent an update whose {part} tensor {name} is not finite; lower its learning rate or "
+                "clip gradients"
             )

@@ -111,6 +111,7 @@ class SplitServer:
         for i, (key, size) in enumerate(zip(keys, sizes, strict=True)):
             start = sum(sizes[:i])
             own = [None if v is None else _rows(v, start, size, len(y)) for v in g]
+            own = own if self._sends_gradients else []
             answers.append(self._answer(key, {"loss": loss}, "cut_gradients", "g", own))
         return answers
 

@@ -103,7 +103,7 @@ def _spoilt(value: float) -> Callable[[Parts], Parts]:
         (_extra, WireError, "they differ in fc.extra"),
         (_shaped, WireError, r"fc.weight as torch.float32 \(2, 3\); expected torch.float32 \(3, 2\)"),
         (_typed, WireError, r"fc.weight as torch.float64 \(3, 2\); expected torch.float32"),
-        (_spoilt(float("nan")), TrainingError, "client 7 sent a head whose fc.bias is not finite"),
+        (_spoilt(float("nan")), TrainingError, "client 7 sent an update whose head tensor fc.bias is not finite"),
         (_spoilt(float("-inf")), TrainingError, "not finite"),
     ],
 )
