@@ -65,7 +65,7 @@ def partition(
         raise ConfigError(f"partition {scheme!r} is not a scheme; there are: {', '.join(SCHEMES)}")
     if clients < 1:
         raise ConfigError(f"clients must be at least 1, and {clients} came: choose a positive number")
-    labels = data.train.targets.cpu() if isinstance(data, Dataset) else data.cpu()
+    labels = _labels(data.train.targets if isinstance(data, Dataset) else data)
     if min_samples < 1:
         raise ConfigError(f"partition.min_samples must be at least 1, and {min_samples} came: a client needs a sample")
     if len(labels) < clients * min_samples:
@@ -90,8 +90,12 @@ def partition(
 
 
 def counts(labels: Tensor, parts: list[Tensor], classes: int) -> Counts:
-    """Return how many samples of each label each client holds: int64 (clients, classes), the picture of a partition."""
-    return np.stack([torch.bincount(labels.cpu()[part], minlength=classes).numpy() for part in parts])
+    """Return how many samples of each label each client holds: int64 (clients, classes), the picture of a partition.
+
+    Sequences with a label a position are counted by positions.
+    """
+    held = [labels.cpu()[part].flatten() for part in parts]
+    return np.stack([torch.bincount(mine[mine >= 0], minlength=classes).numpy() for mine in held])
 
 
 @dataclass(frozen=True)
@@ -118,11 +122,16 @@ def client_splits(
             )
             for part in parts
         ]
-    labels, shares = data.train.targets.cpu(), []
+    labels, shares = _labels(data.train.targets), []
     for client, part in enumerate(parts):
         train, test = stratified(labels[part], fraction, seed, "client test", client)
         shares.append(Share(Subset(data.train, part[train]), Subset(data.train, part[test])))
     return shares
+
+
+def _labels(targets: Tensor) -> Tensor:
+    """Return one label a sample; sequences, with a label a position, are all of one kind."""
+    return targets.cpu() if targets.dim() == 1 else torch.zeros(len(targets), dtype=torch.int64)
 
 
 def _alpha(value: Any) -> float:

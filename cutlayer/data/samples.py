@@ -14,13 +14,17 @@ from torch import Tensor
 
 from cutlayer.errors import DataError
 
+IGNORED = -100
+"""The label of positions in a sequence that don't count, as torch's cross-entropy has it."""
+
 
 @runtime_checkable
 class Samples(Protocol):
     """Samples with labels.  Law: ``take(index)`` gives exactly the samples ``index``, in that order.
 
-    ``targets`` are the labels of all samples, int64 (n,).  The inputs of a batch are the model's positional arguments:
-    tensors as a rule, though anything the model accepts may be among them (a batch of graphs, say).
+    ``targets`` are the labels of all samples, int64 (n,), or (n, t) where every position of a sequence has one.  The
+    inputs of a batch are the model's positional arguments: tensors as a rule, though anything the model accepts may be
+    among them (a batch of graphs, say).
     """
 
     @property
@@ -151,12 +155,13 @@ def check(dataset: Dataset) -> Dataset:
         targets = samples.targets
         if len(samples) == 0:
             raise DataError(f"data {name} needs at least one {part} sample, and has none: check its files and limits")
-        if targets.shape != (len(samples),) or targets.dtype != torch.int64:
+        if targets.shape[:1] != (len(samples),) or targets.dtype != torch.int64:
             raise DataError(
                 f"data {name} needs one int64 label for each of its {len(samples)} {part} samples, and there came "
                 f"{targets.dtype} of shape {tuple(targets.shape)}: give class numbers from 0 on"
             )
-        low, high = int(targets.min()), int(targets.max())
+        real = targets[targets != IGNORED] if targets.dim() > 1 else targets
+        low, high = (int(real.min()), int(real.max())) if real.numel() else (0, 0)
         if low < 0 or high >= dataset.classes:
             raise DataError(
                 f"data {name} has {dataset.classes} classes, so labels must be 0 to {dataset.classes - 1}, and the "

@@ -80,8 +80,9 @@ def evaluate(
 
 
 def _score(output: Any, targets: Tensor, mean: Tensor, classes: int) -> Score:
-    predicted = step.logits(output).argmax(-1).flatten()
     actual = targets.flatten()
+    counted = actual >= 0  # sequences mark positions that don't count with a negative label
+    predicted, actual = step.logits(output).argmax(-1).flatten()[counted], actual[counted]
     confusion = None
     if classes <= 1000:
         confusion = torch.bincount(actual * classes + predicted.clamp(max=classes - 1), minlength=classes**2)
