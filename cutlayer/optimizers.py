@@ -20,6 +20,9 @@ def optimizer(spec: Mapping[str, Any], parameters: Sequence[Tensor]) -> torch.op
     options = {k: v for k, v in spec.items() if k not in ("name", "schedule")}
     kind = _class(torch.optim, str(spec["name"]), torch.optim.Optimizer, "optimizer")
     accepted = _accepted(kind, options, "optimizer")
+    free = "foreach" in inspect.signature(kind).parameters and not accepted.keys() & {"foreach", "fused"}
+    if free and all(p.device.type == "cpu" for p in parameters):
+        accepted["foreach"] = False  # as torch decides on a CPU, anew at every step
     return kind(list(parameters) or [torch.zeros(1, requires_grad=True)], **accepted)  # type: ignore[no-any-return]
 
 

@@ -11,18 +11,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 
 import torch
 
 
 def derive(seed: int, *names: str | int) -> int:
     """Return a seed in [0, 2**63) for the stream called ``names`` under ``seed``: a pure function of its arguments."""
-    return _derived(seed, *names)
-
-
-@lru_cache(maxsize=4096, typed=True)
-def _derived(seed: int, *names: str | int) -> int:
     text = "\x1f".join([str(seed), *map(str, names)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
 

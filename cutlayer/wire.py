@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -143,7 +143,18 @@ def _check(tensor: Tensor, name: str = "") -> None:
 
 # --- writing ---------------------------------------------------------------------------------------------------------
 
-_text = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+def _encoder() -> Callable[[Any], str]:
+    """Return what writes JSON without spaces: json's own encoder, made once; ``encode`` makes one for every text."""
+    plain = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return plain.encode
+    pieces = make(None, plain.default, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, False)
+    return lambda value: "".join(pieces(value, 0))
+
+
+_text = _encoder()
 _Key = tuple[tuple[str, torch.dtype, _Dims, _Dims], ...]
 
 

@@ -48,8 +48,13 @@ def unpack(
 
 def named(prefix: str, values: Sequence[Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return ``values`` by name, tensors apart from numbers; None is left out."""
-    tensors = {f"{prefix}{i}": dense(v) for i, v in enumerate(values) if isinstance(v, Tensor)}
-    others = {f"{prefix}{i}": v for i, v in enumerate(values) if v is not None and not isinstance(v, Tensor)}
+    tensors: dict[str, Tensor] = {}
+    others: dict[str, Any] = {}
+    for index, value in enumerate(values):
+        if isinstance(value, Tensor):
+            tensors[f"{prefix}{index}"] = dense(value)
+        elif value is not None:
+            others[f"{prefix}{index}"] = value
     return tensors, others
 
 

@@ -124,7 +124,10 @@ def _named_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _flat(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Split an optimizer's state_dict into copies of its tensors ("<parameter>/<name>") and JSON."""
+    """Split an optimizer's state_dict into copies of its tensors ("<parameter>/<name>") and JSON.
+
+    Which kernels it steps with (foreach, fused) is a matter of the machine and stays here.
+    """
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {}
     for index, entries in state["state"].items():
@@ -134,7 +137,11 @@ def _flat(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
             else:
                 numbers[f"{index}/{name}"] = value
     groups = [
-        {k: v for k, v in group.items() if k != "params" and isinstance(v, int | float | bool | str | list | tuple)}
+        {
+            k: v
+            for k, v in group.items()
+            if k not in ("params", "foreach", "fused") and isinstance(v, int | float | bool | str | list | tuple)
+        }
         for group in state["param_groups"]
     ]
     return tensors, {"state": numbers, "groups": groups}

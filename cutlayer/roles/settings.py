@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -31,7 +32,13 @@ class Settings:
 
     def batch_seed(self, key: BatchKey) -> int:
         """Return the seed of a batch: every random number of the batch derives from it."""
-        return streams.derive(self.seed, "batch", *key)
+        return _batch_seed(self.seed, key)
+
+
+@lru_cache(maxsize=256)
+def _batch_seed(seed: int, key: BatchKey) -> int:
+    """Return the seed of a batch; every message about the batch asks for it."""
+    return streams.derive(seed, "batch", *key)
 
 
 def part_seed(batch_seed: int, part: str) -> int:
@@ -51,4 +58,4 @@ class Batch:
     @property
     def size(self) -> int:
         """Number of samples."""
-        return len(self.targets)
+        return self.targets.shape[0]

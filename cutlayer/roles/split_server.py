@@ -163,7 +163,8 @@ class SplitServer:
                 after = buffers.rebase(now.module, part.buffers(), after, now.buffers())
             self.window.add(key, record.uuid, record.meta["samples"], gradients, after)
         else:
-            step.restore(part.module, graph.after)
+            if graph.after:
+                step.restore(part.module, graph.after)
             self._apply(key.client, part, gradients)
             self.records.delete(record.uuid)
         return self._answer(key, {}, "cut_gradients", "g", g if self._sends_gradients else ())
