@@ -98,7 +98,7 @@ class LocalEngine:
         turns = {c.number: c.turns(now.round) for c in clients}
         if self.recipe.schedule == "relay":
             for client in clients:
-                self._take_over(client)
+                self._take_over(client, now.round)
                 self._run_all(turns[client.number])
         elif self.recipe.schedule == "sequential":
             for client in clients:
@@ -282,9 +282,10 @@ class LocalEngine:
     def _averages_backbones(self) -> bool:
         return self.recipe.server == "per_client" and BACKBONE in self.recipe.averaged
 
-    def _take_over(self, client: Client) -> None:
+    def _take_over(self, client: Client, round_number: int) -> None:
         if client.number != self.holder:
             self.exchange.hand_over(self.clients[self.holder].parts, client.parts)
+            client.begin_round(round_number)  # the giver's schedule stands where it last took part
             self.holder = client.number
 
     # --- plumbing -----------------------------------------------------------------------------------------------

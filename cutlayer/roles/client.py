@@ -69,6 +69,7 @@ class Client:
         self._learn = learn
         self._augment = augment
         self._anchors: dict[str, list[Tensor]] = {}
+        self._epoch_batches = 0
 
     def turns(self, round_number: int) -> Iterator[Turn]:
         """Yield the round's batches, each as a :data:`Turn` to be run to its end before the next is asked for."""
@@ -79,6 +80,7 @@ class Client:
                 self.settings.batch_size,
                 streams.derive(self.settings.seed, "order", round_number, self.number, epoch),
             )
+            self._epoch_batches = len(order)
             for index, rows in enumerate(order):
                 yield self._learn(self, self.batch(BatchKey(self.number, round_number, epoch, index), rows))
 
@@ -93,6 +95,10 @@ class Client:
             inputs = tuple(v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for v in inputs)
             targets = targets.to(device, non_blocking=True)
         return Batch(key, seed, inputs, targets)
+
+    def local_step(self, batch: Batch) -> int:
+        """Return how many batches of the round came before ``batch``, over all its local epochs."""
+        return batch.key.epoch * self._epoch_batches + batch.key.batch
 
     def run(self, name: str, inputs: Sequence[Any], batch: Batch, *, differentiable: bool = True) -> step.Pass:
         """Run one of the client's parts on ``inputs`` with its graph."""

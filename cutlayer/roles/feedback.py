@@ -72,7 +72,7 @@ def _by_auxiliary(
 ) -> Generator[Message, Message, tuple[step.Pass, list[Tensor | None], list[Tensor | None]]]:
     """Upload every q-th batch; return the encoder's pass, and the auxiliary's gradients and cut gradient ĝ."""
     done = client.encode(batch)
-    if batch.key.batch % client.settings.recipe.upload_every == 0:
+    if client.local_step(batch) % client.settings.recipe.upload_every == 0:
         yield client.request("upload", batch, step.detached(done.outputs), labels=True)
     auxiliary = client.run("auxiliary", step.detached(done.outputs), batch)
     loss = _loss(client, auxiliary.outputs, batch)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import cutlayer as cl
 from cutlayer.data import Subset
 from cutlayer.data import partition as share_out
-from cutlayer.recipes import RECIPES
+from cutlayer.recipes import RECIPES, get
 from cutlayer.roles.settings import Settings
 
 CLIENTS = 4
@@ -129,6 +129,35 @@ def test_a_relay_is_the_same_batches_in_sequence_at_one_client(recipe: str, name
 
     assert toys.same(found.model, dict(model.state_dict()))
     assert [m["loss"] for m in found.metrics] == pytest.approx(losses, rel=1e-6)
+
+
+@pytest.mark.parametrize("recipe", ["vanilla", "ushaped"])
+def test_the_schedule_of_a_relay_goes_by_rounds_whoever_takes_part(recipe: str) -> None:
+    """Who hands weights on may have rested for rounds; its learning rate is not handed on with them."""
+    _, data, _ = _case("skip")
+    cuts = ["lower", "middle"][: 1 + (recipe == "ushaped")]
+    optimizer = {**SGD, "schedule": {"name": "ExponentialLR", "gamma": 0.5}}
+    engine = toys.engine(
+        recipe, toys.cut(toys.made(toys.Skip), cuts, data.train), data,
+        clients={"count": 5, "fraction": 0.4, "test_fraction": 0}, partition="iid", optimizer=optimizer,
+    )  # fmt: skip
+    for number in range(6):
+        engine.round()
+        rates = [p.optimizer.param_groups[0]["lr"] for p in engine.clients[engine.holder].parts.values()]
+        assert rates == pytest.approx([SGD["lr"] * 0.5**number] * len(rates))
+
+
+@pytest.mark.parametrize("recipe", ["cse_fsl", "fsl_sage"])
+def test_every_qth_batch_is_counted_over_the_local_epochs(recipe: str) -> None:
+    """Four epochs of three batches are twelve steps: steps 0, 5 and 10 are uploaded, not the first of every epoch."""
+    _, data, _ = _case("skip")
+    spec = {"name": recipe, "upload_every": 5}
+    split = toys.cut(toys.made(toys.Skip), ["lower"], data.train)
+    keys = {"clients": {"count": 1, "test_fraction": 0}, "partition": "iid", "batch_size": 24, "local_epochs": 4}
+    engine = toys.engine(get(spec), split, data, **keys)
+    engine.round()
+    assert engine.server is not None
+    assert engine.server.version(0) == 3, "the backbone steps on every upload"
 
 
 @pytest.mark.parametrize("recipe", ["splitfed_v1", "splitfed_v2", "splitfed_u", "fedavg", "sglr", "cse_fsl"])
