@@ -15,6 +15,9 @@ from cutlayer.data.images import as_images, first, image_dataset
 from cutlayer.data.samples import Dataset, TensorSamples
 from cutlayer.errors import DataError
 
+MOST_CLASSES = 1_000_000
+"""A label above is no class number: an identifier, or infinity."""
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -45,6 +48,12 @@ def class_numbers(name: str, train: NDArray[Any], test: NDArray[Any]) -> tuple[T
             raise DataError(f"data {name} needs class labels, and its {part} labels are not whole: number the classes")
     if len(train) == 0:
         raise DataError(f"data {name} needs at least one training sample, and has none: check its files")
+    for part, labels in (("training", train), ("test", test)):
+        if labels.dtype.kind in "iuf" and len(labels) and not abs(float(labels.max())) < MOST_CLASSES:
+            raise DataError(
+                f"data {name} needs class numbers below {MOST_CLASSES}, and its {part} labels go up to "
+                f"{labels.max()}: number the classes from 0 on"
+            )
     if train.dtype.kind in "iufb" and train.min() >= 0:
         names = tuple(map(str, range(int(train.max()) + 1)))
         return torch.from_numpy(train.astype(np.int64)), torch.from_numpy(test.astype(np.int64)), names

@@ -139,6 +139,13 @@ def test_what_is_not_an_npz_file_is_refused(tmp_path: Path) -> None:
         load("npz", path=tmp_path)
 
 
+@pytest.mark.parametrize("label", [10**9, np.inf])
+def test_labels_that_are_identifiers_are_refused_before_classes_are_counted(tmp_path: Path, label: float) -> None:
+    y = np.arange(10) % 2 * label if label < np.inf else np.full(10, label)
+    with pytest.raises(DataError, match="class numbers below 1000000"):
+        load("npz", path=save(tmp_path, x=np.zeros((10, 3), np.float32), y=y))
+
+
 def test_femnist_digits_have_twelve_natural_clients(real: Callable[[str], Path]) -> None:
     data = load("npz", path=real("femnist_digits") / "femnist_digits.npz", invert=True)
     parts = partition(data, 12, "natural", 0)
