@@ -78,10 +78,11 @@ def execute(
     with streams.preserved(), _numerics(experiment, prepared):
         engine = LocalEngine(prepared.setup, prepared.settings)
         metrics = _restore(engine, folder) if folder is not None and resume else []
-        if folder is not None and not resume:
+        if folder is not None:
             folder.write_json("partition.json", prepared.partition)
             folder.write_json("model.json", prepared.model)
-            folder.write(METRICS, "")
+            if not resume:
+                folder.write(METRICS, "")
         engine.on_batch = observer.batch
         observer.started(experiment, prepared, engine.done)
         last: dict[str, Any] = {}
