@@ -47,7 +47,8 @@ class RunFolder:
         try:
             tree = yaml.safe_load(config.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-            raise RunFolderError(f"{config} cannot be read: {error}; start the experiment anew") from None
+            reason = getattr(error, "problem", None) or error
+            raise RunFolderError(f"{config} cannot be read: {reason}; start the experiment anew") from None
         return cls(path), parse(tree if isinstance(tree, dict) else {})
 
     def extend(self, experiment: Experiment) -> None:
@@ -92,17 +93,25 @@ class RunFolder:
                 raise
 
     def cut_metrics(self, last_round: int) -> list[dict[str, Any]]:
-        """Drop what was written after ``last_round``, and a torn last line; return what stays."""
+        """Drop what was written after ``last_round``, and a torn last line; return what stays.
+
+        Raises RunFolderError where a round before is missing: sums over the rounds would be wrong.
+        """
         path = self.path / METRICS
-        kept = []
-        for line in path.read_bytes().splitlines() if path.exists() else []:
+        kept: list[dict[str, Any]] = []
+        for line in path.read_bytes().splitlines()[:last_round] if path.exists() else []:
             try:
                 record = json.loads(line)
             except ValueError:
                 break
-            if record.get("round", 0) > last_round:
+            if not isinstance(record, dict) or record.get("round") != len(kept) + 1:
                 break
             kept.append(record)
+        if len(kept) < last_round:
+            raise RunFolderError(
+                f"expected the metrics of rounds 1 to {last_round} in {path}, and round {len(kept) + 1} is missing or "
+                "damaged; put the file back, or start the experiment anew"
+            )
         self.write(METRICS, "".join(json.dumps(r) + "\n" for r in kept))
         return kept
 
