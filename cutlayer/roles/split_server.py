@@ -61,6 +61,7 @@ class SplitServer:
         self.aligner = aligner
         self.graphs = graphs if graphs is not None else GraphCache()
         self._versions: dict[int, int] = {}
+        self._anchors: dict[int, list[Tensor]] = {}
 
     # --- requests -----------------------------------------------------------------------------------------------
 
@@ -230,6 +231,7 @@ class SplitServer:
         auxiliaries = self.aligner.auxiliaries.values() if self.aligner is not None else ()
         for part in [self.backbone, *self.copies.values(), *auxiliaries]:
             part.begin_round(number)
+        self._anchors = {}
 
     def versions(self) -> dict[int, int]:
         """Return the version of every copy (``SHARED`` or a client)."""
@@ -260,6 +262,13 @@ class SplitServer:
 
     def _apply(self, client: int, part: Part, gradients: Sequence[Tensor | None]) -> None:
         copy = self._copy(client)
+        if self.settings.proximal and copy != SHARED and BACKBONE in self.settings.recipe.averaged:
+            # FedProx, as at the client: a copy that will be averaged is drawn to the weights of the round's start
+            anchors = self._anchors.setdefault(copy, [w.detach().clone() for w in part.weights])
+            gradients = [
+                g if g is None else g + self.settings.proximal * (w.detach() - a)
+                for g, w, a in zip(gradients, part.weights, anchors, strict=True)
+            ]
         part.apply(gradients)
         self._versions[copy] = self._versions.get(copy, 0) + 1
 

@@ -131,6 +131,17 @@ def test_a_relay_is_the_same_batches_in_sequence_at_one_client(recipe: str, name
     assert [m["loss"] for m in found.metrics] == pytest.approx(losses, rel=1e-6)
 
 
+def test_splitfed_v1_is_fedavg_with_a_proximal_term_too() -> None:
+    """FedProx holds back the server's copy of the backbone as it holds back the client's parts."""
+    split, data, _ = _case("skip")
+    left, right = (
+        _run(a, split, data, aggregator={"name": "fedprox", "mu": 1.0}, local_epochs=2).model
+        for a in ("splitfed_v1", "fedavg")
+    )
+    assert toys.apart(left, right) <= 1e-6
+    assert toys.apart(right, _run("fedavg", split, data, local_epochs=2).model) > 1e-3
+
+
 @pytest.mark.parametrize("recipe", ["vanilla", "ushaped"])
 def test_the_schedule_of_a_relay_goes_by_rounds_whoever_takes_part(recipe: str) -> None:
     """Who hands weights on may have rested for rounds; its learning rate is not handed on with them."""
