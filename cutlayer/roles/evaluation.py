@@ -85,6 +85,7 @@ def _score(output: Any, targets: Tensor, mean: Tensor, classes: int) -> Score:
     predicted, actual = step.logits(output).argmax(-1).flatten()[counted], actual[counted]
     confusion = None
     if classes <= 1000:
-        confusion = torch.bincount(actual * classes + predicted.clamp(max=classes - 1), minlength=classes**2)
-        confusion = confusion.reshape(classes, classes).cpu()
+        known = predicted < classes  # a model may have more outputs than there are classes
+        pairs = actual[known] * classes + predicted[known]
+        confusion = torch.bincount(pairs, minlength=classes**2).reshape(classes, classes).cpu()
     return Score(len(actual), int((predicted == actual).sum()), float(mean) * len(actual), confusion)

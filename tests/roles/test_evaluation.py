@@ -69,3 +69,10 @@ def test_sequences_are_scored_position_by_position() -> None:
     found = evaluate([nn.Identity()], samples, step.cross_entropy, 4)
     assert found.count == 15
     assert found.correct == int((samples.inputs[0].argmax(-1) == samples.targets).sum())
+
+
+def test_a_prediction_that_is_no_class_is_no_correct_one_in_the_confusion_either() -> None:
+    scores = nn.functional.one_hot(torch.tensor([2, 4, 1]), 5).float()
+    found = evaluate([nn.Identity()], TensorSamples(scores, torch.tensor([2, 2, 0])), step.cross_entropy, 3)
+    assert found.confusion is not None
+    assert (found.count, found.correct, int(found.confusion.diag().sum())) == (3, 1, 1)
