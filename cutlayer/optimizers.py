@@ -51,8 +51,10 @@ def check(spec: Mapping[str, Any], rounds: int = 1) -> None:
     """Raise ConfigError if ``spec`` does not describe an optimizer, or its schedule does not last ``rounds``."""
     steps = optimizer(spec, [torch.zeros(1, requires_grad=True)])
     rates = schedule(spec, steps)
+    if rates is None:
+        return
     try:
-        for _ in range(rounds - 1 if rates is not None else 0):
+        for _ in range(rounds - 1):
             steps.step()
             rates.step()
     except ValueError as error:

@@ -49,6 +49,13 @@ def test_no_schedule_is_none() -> None:
     assert schedule(named, optimizer(named, _weights())) is not None
 
 
+def test_a_schedule_must_last_as_long_as_the_run() -> None:
+    spec = {"name": "sgd", "schedule": {"name": "OneCycleLR", "max_lr": 0.1, "total_steps": 5}}
+    check(spec, 5)
+    with pytest.raises(ConfigError, match="schedule OneCycleLR does not last 7 rounds"):
+        check(spec, 7)
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
