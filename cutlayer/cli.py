@@ -234,7 +234,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _fail(message: str, code: int) -> Any:
-    print(f"cutlayer: {message}", file=sys.stderr)
+    print(f"cutlayer: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -140,11 +140,12 @@ class Experiment(_Keys):
     @classmethod
     def _cuts(cls, value: Any) -> Any:
         cuts = [c.strip() for c in value.split(",")] if isinstance(value, str) else value
+        cuts = [cuts] if type(cuts) is int else cuts
         if not isinstance(cuts, list | tuple | None):
             raise ValueError("expected the name of a submodule, or a list of one or two")
         if cuts is not None and len(cuts) not in (1, 2):
             raise ValueError(f"expected one cut, or two for the U-shape, got {len(cuts)}")
-        return cuts
+        return cuts and [str(c) if type(c) is int else c for c in cuts]  # the layers of a Sequential are "0", "1", ...
 
     @field_validator("clients", mode="before")
     @classmethod
@@ -273,7 +274,8 @@ def _read(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path} is not YAML{where}: {getattr(error, 'problem', None) or error}") from None
+        reason = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+        raise ConfigError(f"{path} is not YAML{where}: {reason}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
