@@ -63,7 +63,7 @@ class Optimizers(_Keys):
 
 
 class Update(_Keys):
-    """When a window closes: after ``every`` batches or samples, one batch of every client ("clients"), or a round."""
+    """When a window closes: after ``every`` batches or samples, as many batches as clients ("clients"), or a round."""
 
     every: int | Literal["clients", "round"] = "clients"
     unit: Literal["batches", "samples"] = "batches"

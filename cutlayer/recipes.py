@@ -61,7 +61,8 @@ class Recipe:
     summary: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "averaged", tuple(self.averaged))
+        frozen = ("encoder",) if self.feedback == "none" else ()
+        object.__setattr__(self, "averaged", tuple(part for part in self.averaged if part not in frozen))
         hints = get_type_hints(Recipe)
         for axis in ("labels", "server", "step", "schedule"):
             _choice(self.name, axis, getattr(self, axis), get_args(hints[axis]))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
-from cutlayer.errors import ConfigError
+from cutlayer.errors import ConfigError, CutlayerError
 
 
 def load_target(target: str, what: str) -> Callable[..., Any]:
@@ -64,4 +64,9 @@ def call_accepted(
     for name, parameter in parameters.items():
         if name in names and parameter.default is parameter.empty and name not in arguments:
             raise ConfigError(f"{what} needs the option {name!r}, and it is not given")
-    return function(**arguments)
+    try:
+        return function(**arguments)
+    except CutlayerError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{what} raised {type(error).__name__}: {' '.join(str(error).split())}") from error

@@ -37,3 +37,10 @@ def test_a_damaged_config_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="cannot be read") as raised:
         RunFolder.open(tmp_path)
     assert "\n" not in str(raised.value)
+
+
+def test_two_processes_do_not_write_one_run(tmp_path: Path) -> None:
+    with RunFolder(tmp_path).locked(), pytest.raises(RunFolderError, match="another process is writing"):
+        RunFolder(tmp_path).locked().__enter__()
+    with RunFolder(tmp_path).locked():
+        pass

@@ -18,7 +18,7 @@ from cutlayer.cutting.partition import partition
 from cutlayer.cutting.program import Program, UnfitError, ancestors, values
 from cutlayer.cutting.submodules import aliases, check_model, resolve
 from cutlayer.cutting.trace import trace
-from cutlayer.cutting.verify import check, check_example
+from cutlayer.cutting.verify import check, check_example, check_memory
 from cutlayer.errors import CutError
 
 Tracing = Callable[[nn.Module, frozenset[str], Inputs, Sequence[Tensor]], Mapping[bool, Program]]
@@ -62,6 +62,7 @@ def split(model: nn.Module, at: str | Sequence[str], example: Any = None, *, met
     inputs, leaves = (read_signature(model), ()) if example is None else read_example(model, example)
     if leaves:
         check_example(model, inputs, leaves)
+        check_memory(model, inputs, leaves)
     tried: tuple[str, ...] = METHODS if method == "auto" else (method,)
     if example is None:
         tried = tuple(m for m in tried if m == "fx")

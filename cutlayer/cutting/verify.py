@@ -172,6 +172,35 @@ def check_example(model: nn.Module, inputs: Inputs, leaves: Sequence[Tensor]) ->
             )
 
 
+def check_memory(model: nn.Module, inputs: Inputs, leaves: Sequence[Tensor]) -> None:
+    """Raise CutError if the model counts its calls in a plain Python attribute: no part could share that."""
+    for training in (False, True):
+        with undisturbed(model), mode(model, training), torch.no_grad():
+            states = []
+            for _ in range(3):
+                args, named = inputs.call([t.detach().clone() for t in leaves])
+                try:
+                    model(*args, **named)
+                except Exception:
+                    return  # not for this check to tell
+                states.append(_plain_attributes(model))
+        for name, value in states[-1].items():
+            if value != states[-2].get(name):
+                raise CutError(
+                    f"{type(model).__name__} changes its attribute {name!r} at every call, which a part that runs "
+                    f"elsewhere, or twice, would get wrong; keep it in a buffer, or out of forward"
+                )
+
+
+def _plain_attributes(model: nn.Module) -> dict[str, Any]:
+    return {
+        f"{prefix}.{name}" if prefix else name: value
+        for prefix, module in model.named_modules()
+        for name, value in vars(module).items()
+        if isinstance(value, int | float | str)
+    }
+
+
 def _compare(
     model: nn.Module,
     parts: Sequence[Part],

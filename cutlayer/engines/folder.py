@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,25 @@ class RunFolder:
             reason = getattr(error, "problem", None) or error
             raise RunFolderError(f"{config} cannot be read: {reason}; start the experiment anew") from None
         return cls(path), parse(tree if isinstance(tree, dict) else {})
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing this run.  Raises RunFolderError if one does."""
+        if sys.platform == "win32":
+            yield
+            return
+        import fcntl
+
+        with _Told(self.path):
+            file = open(self.path / ".lock", "w")  # noqa: SIM115 (it is closed below, outside of _Told)
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunFolderError(
+                    f"another process is writing the run at {self.path}; wait for it, or stop it and resume"
+                ) from None
+            yield
 
     def extend(self, experiment: Experiment) -> None:
         """Give the run another number of rounds to go to.  Raises RunFolderError if it has gone further already."""

@@ -271,6 +271,8 @@ class LocalEngine:
                 feedback.of(self.recipe),
                 self.setup.augment,
             )
+            if self.recipe.feedback == "none":  # frozen: no statistics move and nothing is dropped
+                client.parts[ENCODER].module.eval()
             self.clients[number] = client
             if self.recipe.server != "none" and self.recipe.schedule != "relay":
                 unshared = {n: p for n, p in client.parts.items() if n not in self.recipe.averaged}

@@ -6,7 +6,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -75,7 +75,8 @@ def execute(
     An interruption (Ctrl-C, a kill, a full disk) loses at most the rounds since the last checkpoint.
     """
     observer = observer or Silent()
-    with streams.preserved(), _numerics(experiment, prepared):
+    writing = folder.locked() if folder is not None else nullcontext()
+    with streams.preserved(), _numerics(experiment, prepared), writing:
         engine = LocalEngine(prepared.setup, prepared.settings)
         metrics = _restore(engine, folder) if folder is not None and resume else []
         if folder is not None:

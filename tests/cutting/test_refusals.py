@@ -166,3 +166,22 @@ def test_wrong_examples(example: Any, says: str) -> None:
 def test_unknown_method() -> None:
     with pytest.raises(CutError, match="method is one of auto, fx, children, export, but it is 'magic'"):
         split(_Twice(), "first", X, method="magic")
+
+
+class _Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.second = nn.Linear(4, 2)
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.second(self.first(x) * self.calls)
+
+
+def test_a_model_that_counts_its_calls_is_refused_by_the_attribute() -> None:
+    model = _Counting()
+    with pytest.raises(CutError, match="changes its attribute 'calls' at every call"):
+        split(model, "first", torch.randn(3, 4))
+    assert model.calls == 0
