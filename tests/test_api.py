@@ -273,7 +273,7 @@ WRONG: list[tuple[dict[str, Any], type[CutlayerError], str]] = [
     ({"data": _spoilt()}, DataError, "must be finite, and 1 of its 60 training samples"),
     ({"loss": _vector}, ConfigError, r"loss must return the mean over the batch, .*got shape \(4,\)"),
     ({"loss": _number}, ConfigError, "loss must return .*got float"),
-    ({"loss": _broken}, ConfigError, "loss fails on targets of shape .*KeyError"),
+    ({"loss": _broken}, ConfigError, "loss fails on .*KeyError"),
     ({"loss": "mse_loss"}, ConfigError, "loss must be cross_entropy, nll_loss"),
     ({"optimizer": {"name": "sgd", "speed": 3}}, ConfigError, "SGD has no argument 'speed'"),
     (
@@ -368,6 +368,15 @@ def test_sequences_with_a_label_a_position_in_every_recipe(recipe: str) -> None:
     )
     assert found.metrics[1]["loss"] < found.metrics[0]["loss"]
     assert 0 <= found.summary["test_accuracy"] <= 1
+
+
+def test_an_auxiliary_that_scores_samples_does_not_fit_labels_of_positions() -> None:
+    data = replace(toys.dataset(_tagged(40, 0), _tagged(20, 1), 3), input_shape=(5,))
+    split = toys.cut(toys.made(Tagger), ["norm"], data.train)
+    with pytest.raises(
+        ConfigError, match=r"loss fails on scores of shape .* and targets of shape \(4, 5\) .*give auxiliary=backbone"
+    ):
+        cl.run("cse_fsl", split, data, **SHORT)
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES))

@@ -78,7 +78,7 @@ def prepare(
             options.pop("name"), cut.parts["backbone"], h, dataset.classes, seed=experiment.seed, **options
         )
     if recipe.local_loss and aux is not None:
-        _check_auxiliary(aux, h, dataset)
+        _check_auxiliary(aux, h, dataset, loss)
     setup = Setup(
         split=cut,
         dataset=dataset,
@@ -263,33 +263,40 @@ def _crossing(cut: SplitModel, example: tuple[Any, ...], dataset: Dataset, loss:
             f"data {dataset.name} has {dataset.classes} classes, and the model gives {got} scores a sample; build the "
             f"model with {dataset.classes} outputs"
         )
-    _check_loss(loss, output, dataset.train.take(torch.arange(min(EXAMPLE, len(dataset.train))))[1])
+    _check_loss(loss, output, _targets(dataset), "one that takes the model's output and the data's targets")
     return h
 
 
-def _check_auxiliary(aux: nn.Module, h: Any, dataset: Dataset) -> None:
-    twin = copy.deepcopy(aux).eval()
+def _targets(dataset: Dataset) -> Tensor:
+    return dataset.train.take(torch.arange(min(EXAMPLE, len(dataset.train))))[1]
+
+
+def _check_auxiliary(aux: nn.Module, h: Any, dataset: Dataset, loss: step.Loss) -> None:
     try:
         with torch.no_grad():
-            scores = step.logits(twin(*as_tuple(h)))
+            output = copy.deepcopy(aux).eval()(*as_tuple(h))
     except Exception as error:
         raise ConfigError(
             f"auxiliary fails on what crosses the cut ({type(error).__name__}: {error}); give a model that takes it"
         ) from error
+    scores = step.logits(output)
     if scores.shape[-1] < dataset.classes:
         raise ConfigError(
             f"auxiliary gives {scores.shape[-1]} scores a sample, and there are {dataset.classes} classes"
         )
+    _check_loss(
+        loss, output, _targets(dataset), "auxiliary=backbone, or a model of your own that scores what has a label"
+    )
 
 
-def _check_loss(loss: step.Loss, output: Any, targets: Tensor) -> None:
+def _check_loss(loss: step.Loss, output: Any, targets: Tensor, instead: str) -> None:
     try:
         with torch.no_grad():
             value = loss(output, targets)
     except Exception as error:
         raise ConfigError(
-            f"loss fails on targets of shape {tuple(targets.shape)} ({type(error).__name__}: {error}); give one that "
-            "takes the model's output and the data's targets"
+            f"loss fails on scores of shape {tuple(step.logits(output).shape)} and targets of shape "
+            f"{tuple(targets.shape)} ({type(error).__name__}: {error}); give {instead}"
         ) from error
     if not isinstance(value, Tensor) or value.ndim:
         got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
