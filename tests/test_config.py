@@ -37,6 +37,8 @@ def test_counts_stand_for_mappings() -> None:
     assert parse({"update": "round"}).update.every == "round"
     assert parse({"evaluate": 4}).evaluate.every == 4
     assert parse({"cuts": "a,b"}).cuts == ("a", "b") == parse({"cuts": ["a", "b"]}).cuts
+    assert parse({"cuts": 3}).cuts == ("3",), "the layers of a Sequential have numbers for names"
+    assert parse({"cuts": [0, 4]}).cuts == ("0", "4")
 
 
 def test_optimizers_are_shared_or_chosen_for_each_role() -> None:
@@ -148,8 +150,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"algorithm": ["vanilla"]}, "algorithm: .*got "),
     ({"cuts": ["a", "b", "c"]}, "cuts: expected one cut, or two for the U-shape, got 3"),
     ({"cuts": []}, "cuts: expected one cut, or two"),
-    ({"cuts": 3}, "cuts: .*got 3"),
-    ({"cuts": [1]}, "cuts.*got 1"),
+    ({"cuts": 2.5}, "cuts: .*got 2.5"),
+    ({"cuts": {"at": "a"}}, "cuts: expected the name of a submodule, or a list"),
+    ({"cuts": [None]}, "cuts.*got None"),
     ({"optimizer": 0.1}, "optimizer: expected the name of a torch.optim optimizer, or a mapping, got 0.1"),
     ({"optimizer": {"server": 0.1}}, "optimizer: expected the name of a torch.optim optimizer for the server"),
     ({"precision": "fp8"}, "precision: .*'fp32' or 'bf16'.*got 'fp8'"),
