@@ -162,9 +162,8 @@ def _together(summaries: list[dict[str, Any]], experiment: Experiment) -> dict[s
 
 def _illustrate(folder: RunFolder | None) -> None:
     if folder is not None:
-        from cutlayer.report import write_plots, write_report
+        from cutlayer.report import write_report
 
-        write_plots(folder.path)
         write_report(folder.path)
 
 

@@ -121,7 +121,6 @@ def report_(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run fo
     """Draw the plots and the page of a run again."""
     from cutlayer import report
 
-    report.write_plots(folder)
     print(report.write_report(folder))
 
 
