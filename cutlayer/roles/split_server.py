@@ -162,7 +162,7 @@ class SplitServer:
             after = graph.after
             if part is not now:
                 after = buffers.rebase(now.module, part.buffers(), after, now.buffers())
-            self.window.add(key, record.uuid, record.meta["samples"], gradients, after)
+            self.window.add(key, record.uuid, record.meta["samples"], gradients, after, version=record.version)
         else:
             if graph.after:
                 step.restore(part.module, graph.after)

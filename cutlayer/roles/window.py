@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from cutlayer.roles.part import Part
-from cutlayer.store import BatchKey, ForwardRecords, GradientLedger, Member, TensorStore, WeightVersions
+from cutlayer.store import BatchKey, ForwardRecords, GradientLedger, Member, RecordNote, TensorStore, WeightVersions
 
 BACKBONE = "backbone"
 
@@ -56,6 +56,7 @@ class Window:
             self._store.delete(path)
         self._count = 0
         self._ledger = GradientLedger(self._store, self._run, version)
+        self._waiting: list[RecordNote] = []
         self._publish(version, part)
 
     @property
@@ -70,12 +71,19 @@ class Window:
         samples: int,
         gradients: Sequence[Tensor | None],
         after: Sequence[Tensor],
+        *,
+        version: int | None = None,
     ) -> None:
-        """Count the mean gradient over the ``samples`` of a batch, once, with the buffers that the batch left."""
+        """Count the mean gradient over the ``samples`` of a batch, once, with the buffers that the batch left.
+
+        ``version`` is the weight version that the batch's forward record names, None if it has no record.
+        """
         named = {name: g for name, g in zip(self._names, gradients, strict=True) if g is not None}
         buffers = {f"{i:04d}": tensor for i, tensor in enumerate(after)}
         if self._ledger.add(key, forward, samples, named, buffers=buffers):
             self._count += 1 if self.unit == "batches" else samples
+            if version is not None:
+                self._waiting.append(RecordNote(forward, key, version))
 
     def mean(self) -> Mean | None:
         """Return the mean over what is in; None if nothing is."""
@@ -93,11 +101,12 @@ class Window:
         """Publish ``part``, stepped on the window's mean, as the next version; delete what only the old one needed."""
         version = self._ledger.version + 1
         self._publish(version, part)
-        for member in members:
-            record = self._records.get(member.uuid) if self._has_record(member) else None
-            if record is not None:
-                self._records.delete_delta(record)
-                self._records.delete(member.uuid)
+        counted = {member.uuid for member in members}
+        for note in self._waiting:
+            if note.uuid in counted:
+                self._records.delete_delta(note)
+                self._records.delete(note.uuid)
+        self._waiting = []
         self._ledger.discard()
         self._ledger = GradientLedger(self._store, self._run, version)
         self._count = 0
@@ -111,6 +120,3 @@ class Window:
 
     def _publish(self, version: int, part: Part) -> None:
         self.versions.publish(BACKBONE, version, part.snapshot(), part.optimizer.state_dict())
-
-    def _has_record(self, member: Member) -> bool:
-        return self._store.exists(f"{self._records.forwards}/{member.uuid}")

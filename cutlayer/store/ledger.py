@@ -177,9 +177,12 @@ class GradientLedger:
         for client, fold in self._running.items():
             self._write(client, fold)
 
-    def _write(self, client: int, fold: _Fold) -> str:
+    def _path(self, client: int, fold: _Fold) -> str:
         digest = blake2b("".join(member.uuid for member in fold.members).encode(), digest_size=8).hexdigest()
-        path = f"{self.folder}/prefix-{client}-{len(fold.members)}-{digest}"
+        return f"{self.folder}/prefix-{client}-{len(fold.members)}-{digest}"
+
+    def _write(self, client: int, fold: _Fold) -> str:
+        path = self._path(client, fold)
         if fold.path != path:
             self._store.put(path, *_pack(fold))
             if fold.path is not None:
@@ -307,7 +310,10 @@ class GradientLedger:
         pieces = _Pieces()
         for fold in self._running.values():
             pieces.take(_Prefix(tuple(fold.members), "", fold))
+        own = {fold.path for client, fold in self._running.items() if fold.path == self._path(client, fold)}
         for path in self._store.list(self.folder):
+            if path in own:
+                continue  # the very prefix that is in memory
             try:
                 members = _members(path, self._store.meta(path))
             except MissingObject:
