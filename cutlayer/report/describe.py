@@ -49,8 +49,8 @@ ALGORITHMS = {
     ),
     "file_sync": (
         "U-shaped split learning with file-based synchronization",
-        "Clients keep encoder, head and labels. Stateless replicas of the server write gradients to files, and the "
-        "backbone steps on their mean.",
+        "Clients keep encoder, head and labels. The server keeps forwards and gradients in a store and nothing else, "
+        "and the backbone steps on the gradients' mean.",
     ),
     "sglr": (
         "Split learning with averaged cut gradients",
