@@ -18,12 +18,8 @@ def take(engine: LocalEngine) -> tuple[dict[str, Tensor], dict[str, Any]]:
     meta: dict[str, Any] = {"done": engine.done, "last": engine.holder, "parts": {}}
     for path, part in _parts(engine).items():
         held, numbers = part.state()
-        skip = ("weights/", "buffers/") if part.name in engine.shared_parts and path.startswith("client/") else ()
-        tensors |= (
-            {f"{path}/{k}": t for k, t in held.items() if not k.startswith(skip)}
-            if skip
-            else {f"{path}/{k}": t for k, t in held.items()}
-        )
+        handed_out = part.name in engine.shared_parts and path.startswith("client/")
+        tensors |= {f"{path}/{k}": t for k, t in held.items() if not (handed_out and k.startswith("weights/"))}
         meta["parts"][path] = numbers
     for label, found in (("federated", engine.federated.state()), ("backbones", engine.backbones.state())):
         tensors |= {f"{label}/{k}": t for k, t in found.items()}

@@ -9,7 +9,7 @@ import torch
 import toys
 from torch import nn
 
-from cutlayer.codecs import parse
+from cutlayer.codecs import DifferenceStream, parse
 from cutlayer.engines.exchange import WeightExchange
 from cutlayer.roles.part import Part
 from cutlayer.transport import InProcess, Traffic
@@ -54,6 +54,40 @@ def test_every_client_starts_a_round_from_the_same_weights(codec: Any) -> None:
         for client in chosen:
             exchange.send_down(client, number - 1, clients[client], ("encoder",))
             assert toys.same(clients[client]["encoder"].snapshot(), server.snapshot())
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_what_is_sent_is_enough_to_know_the_weights(codec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that holds the last broadcast, or none, needs nothing but the message."""
+    exchange, traffic = _exchange(codec)
+    sent: list[Message] = []
+    down = InProcess.down
+
+    def watched(transport: InProcess, message: Message, content: str) -> Message:
+        sent.append(message)
+        return down(transport, message, content)
+
+    monkeypatch.setattr(InProcess, "down", watched)
+    server, clients = _part(), {c: {"encoder": _part(c + 5)} for c in range(2)}
+    held: dict[int, dict[str, torch.Tensor]] = {}
+    sizes = []
+    for number, chosen in {1: (0,), 2: (0,), 3: (0, 1), 4: (0,), 5: (0, 1)}.items():
+        _moved(server, number)
+        server.write(exchange.broadcast({"encoder": server.read()}, number)["encoder"])
+        for client in chosen:
+            stream = DifferenceStream(parse(codec))
+            exchange.send_down(client, number - 1, clients[client], ("encoder",))
+            missed = client == 1 or number == 1
+            reference = {} if missed or codec == "fp32" else held[client]
+            tensors = sent[-1].tensors
+            found = tensors if missed else stream.receive(tensors, reference, client=-1, seed=0, key=(number,))
+            held[client] = {k: v.clone() for k, v in found.items()}
+            own = {f"encoder/{k}": v for k, v in clients[client]["encoder"].snapshot().items()}
+            assert toys.same(held[client], own)
+            sizes.append((missed, traffic.take()[1]))
+    full = {size for missed, size in sizes if missed}
+    assert len(full) == 1
+    assert all((size < min(full)) == (codec != "fp32") for missed, size in sizes if not missed)
 
 
 @pytest.mark.parametrize("codec", CODECS)

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from torch import Tensor, nn
 
 import cutlayer as cl
 from cutlayer.config import Experiment, parse
@@ -150,6 +152,44 @@ def test_interrupted_anywhere(
         except KeyboardInterrupt:
             continue
     _assert_same(found or _resume(recipe, folder / "parts"), expected)
+
+
+class Drifting(toys.Plain):
+    """Has a buffer that moves and is not saved with the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1 = Shifted()
+
+
+class Shifted(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(6, 8)
+        self.register_buffer("seen", torch.ones(8), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = self.get_buffer("seen")
+        z = super().forward(x) + seen
+        if self.training:
+            seen.copy_(0.9 * seen + 0.1 * z.detach().mean(0))
+        return z
+
+
+@pytest.mark.parametrize("recipe", ["fedavg", "splitfed_v1", "splitfed_v2", "psl", "vanilla"])
+def test_buffers_that_are_not_saved_with_the_model_survive_too(recipe: str, tmp_path: Path) -> None:
+    data = toys.dataset(toys.rows(40), toys.rows(20, 1))
+    split = toys.cut(toys.made(Drifting), ["relu1"], data.train)
+    experiment = parse({"algorithm": recipe, "rounds": 3, "batch_size": 8, "clients": 2})
+
+    def run(name: str, observer: Silent | None, resume: bool) -> cl.Result:
+        folder = RunFolder(tmp_path / name) if resume else RunFolder.create(tmp_path / name, experiment)
+        prepared = prepare(experiment, dataset=data, model=split)
+        return execute(experiment, prepared, folder, observer, resume=resume)
+
+    expected = run("whole", None, resume=False)
+    with pytest.raises(KeyboardInterrupt):
+        run("parts", Stop(after_round=2), resume=False)
+    _assert_same(run("parts", None, resume=True), expected)
 
 
 @pytest.mark.parametrize("update", [1, "clients", "round"])

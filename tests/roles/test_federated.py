@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -50,6 +51,18 @@ def test_the_order_of_arrival_does_not_matter(order: list[int], samples: list[in
     for client in order:
         shuffled.receive(1, client, samples[client], _parts(client))
     assert _equal(straight.close(), shuffled.close())
+
+
+@pytest.mark.parametrize("order", list(permutations(range(4))))
+def test_not_even_where_rounding_depends_on_it(order: tuple[int, ...]) -> None:
+    """(1e20 + 1) - 1e20 is not (1e20 - 1e20) + 1: the sum is folded in one order, whoever comes first."""
+    values = (1e20, 1.0, -1e20, 3.0)
+    server = FederatedServer({"head": {"b": torch.zeros(1)}}, {"name": "fedavg"})
+    server.open(1)
+    for client in order:
+        server.receive(1, client, 1, {"head": {"b": torch.tensor([values[client]])}})
+    expected = torch.tensor([((values[0] + values[1]) + values[2] + values[3]) / 4])
+    assert torch.equal(server.close()["head"]["b"], expected)
 
 
 def test_duplicates_are_refused_and_change_nothing() -> None:
