@@ -38,7 +38,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "clip": 0.5,
         "local_epochs": 2,
     },
-    "codecs with memory": {"codec": TOPK, "optimizer": {"name": "sgd", "lr": 0.05}},
+    "codecs with memory": {
+        "codec": TOPK,
+        "optimizer": {"name": "sgd", "lr": 0.05},
+        "clients": {"count": 3, "test_fraction": 0.2},  # whole batches only: errors go from one to the next
+        "partition": "iid",
+    },
     "int8": {"codec": "int8"},
     "some clients, fedadam": {
         "clients": {"count": 5, "fraction": 0.5, "test_fraction": 0.2},
