@@ -36,7 +36,7 @@ class DifferenceStream:
         if feedback is None:
             feedback = all(getattr(transform, "feedback", None) is not False for transform in chain)
         self.exact = not chain
-        self._channel = Channel({KIND: (ErrorFeedback(*chain),)}) if chain and feedback else channel
+        self._channel = Channel({KIND: (ErrorFeedback(*chain),) if chain and feedback else chain})
 
     def send(
         self,

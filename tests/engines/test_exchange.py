@@ -182,3 +182,13 @@ def test_state_is_all_that_later_messages_depend_on(codec: Any) -> None:
     found = round_of(resumed, 3)
     assert all(toys.same(a, b) for a, b in zip(found, expected, strict=True))
     del server
+
+
+def test_state_holds_nothing_of_other_kinds_of_message() -> None:
+    channel = parse({"name": "topk", "ratio": 0.2, "feedback": True})
+    transport = InProcess(lambda m: m, list, Traffic())
+    exchange = WeightExchange(transport, channel, 0)
+    channel.pack("activations", {"h0": torch.randn(40, 40)}, client=0, seed=0, key=(0,))
+    assert channel.state_dict()
+    tensors, meta = exchange.state()
+    assert not any("activations" in name for name in [*tensors, *meta])
