@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,14 @@ def call(capsys: pytest.CaptureFixture[str], *words: str | Path) -> Ended:
     return Ended(code, *capsys.readouterr())
 
 
-def spawn(*words: str | Path, cwd: Path, before: Callable[[], None] | None = None, **options: Any) -> Any:
+def spawn(
+    *words: str | Path,
+    cwd: Path,
+    before: Callable[[], None] | None = None,
+    flags: Sequence[str] = (),
+    streams: Mapping[str, int] | None = None,
+    **environment: str,
+) -> Any:
     """Start ``cutlayer *words`` as a process; ``before`` is called in it first.  Ctrl-C reaches it as in a terminal."""
 
     def prepare() -> None:
@@ -50,15 +57,12 @@ def spawn(*words: str | Path, cwd: Path, before: Callable[[], None] | None = Non
             before()
 
     return subprocess.Popen(
-        [sys.executable, *options.pop("flags", ()), "-m", "cutlayer.cli", *map(str, words)],
+        [sys.executable, *flags, "-m", "cutlayer.cli", *map(str, words)],
         cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         text=True,
         preexec_fn=prepare,
-        **options,
+        **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **(streams or {})},
     )
 
 
