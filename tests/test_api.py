@@ -256,6 +256,10 @@ def _spoilt() -> cl.Dataset:
     return toys.dataset(train)
 
 
+def _frozen() -> cl.SplitModel:
+    return toys.cut(toys.made(toys.Plain).requires_grad_(False), ["relu1"], toys.rows(8))
+
+
 WRONG: list[tuple[dict[str, Any], type[CutlayerError], str]] = [
     ({"algorithm": 3}, ConfigError, "algorithm must be a name, a mapping .* or a Recipe, got 3"),
     ({"algorithm": "ushaped"}, ConfigError, "ushaped is U-shaped and needs two cuts, got relu1"),
@@ -264,6 +268,7 @@ WRONG: list[tuple[dict[str, Any], type[CutlayerError], str]] = [
     ({"model": toys.made(toys.Plain)}, ConfigError, "has no default cut: give cuts=<submodule>; it has: fc1, relu1"),
     ({"model": toys.made(toys.Plain), "cuts": "relu9"}, CutError, "relu9"),
     ({"model": "resnet19"}, ConfigError, "'resnet19' is not in the zoo"),
+    ({"model": _frozen()}, ConfigError, "model has no parameter that takes a gradient"),
     ({"cuts": "relu2"}, ConfigError, "cuts=relu2 came with a model that is cut after relu1"),
     ({"data": [1, 2]}, ConfigError, "data: expected a name, or a mapping"),
     ({"data": "no_such_data"}, CutlayerError, "no_such_data"),
@@ -294,7 +299,7 @@ WRONG: list[tuple[dict[str, Any], type[CutlayerError], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("keys", "error", "message"), WRONG, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(("keys", "error", "message"), WRONG, ids=[message for _, _, message in WRONG])
 def test_what_does_not_fit_is_said_before_training(
     keys: dict[str, Any], error: type[CutlayerError], message: str
 ) -> None:

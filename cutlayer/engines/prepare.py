@@ -70,6 +70,8 @@ def prepare(
     example, shape = example_batch(dataset, experiment, EXAMPLE)
     cut = _cut(experiment, recipe, model, dataset, shape, example)
     _check_rows(recipe, cut)
+    if not any(p.requires_grad for p in cut.parameters()):
+        raise ConfigError("model has no parameter that takes a gradient; leave at least one requires_grad=True")
     shares, partition = _shares(experiment, dataset)
     h = _crossing(cut, example, dataset, loss)
     if recipe.local_loss and aux is None:

@@ -95,6 +95,14 @@ def test_one_client_is_centralized_training_in_mixed_precision(recipe: str, cuts
     assert not toys.same(found.model, _centralized(name, cuts, "adam", None, "fp32").model)
 
 
+@pytest.mark.parametrize(("recipe", "cuts"), [("vanilla", 1), ("psl", 1), ("fedavg", 1), ("ushaped", 2)])
+def test_augmentation_draws_the_same_in_every_recipe(recipe: str, cuts: int) -> None:
+    augment = {"flip": True, "crop": 7, "padding": 1}
+    expected = _run("centralized", "conv", cuts, SGD, augment=augment)
+    assert toys.same(_run(recipe, "conv", cuts, SGD, augment=augment).model, expected.model)
+    assert not toys.same(_run(recipe, "conv", cuts, SGD).model, expected.model)
+
+
 @settings(max_examples=12, deadline=None)
 @given(
     recipe=st.sampled_from([*((r, 1) for r in ONE_CUT), *((r, 2) for r in TWO_CUTS)]),
