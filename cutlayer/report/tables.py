@@ -31,8 +31,10 @@ def summary_table(run: AnyRun) -> Table:
 
 def compare_table(comparison: Comparison) -> Table:
     """One line per run: accuracy, what it took to reach the target, and what the whole run cost."""
-    table = Table(box=None, caption=Text(comparison.explanation), caption_justify="left", caption_style="dim")
-    table.add_column("run", overflow="fold", min_width=24)
+    caption = Text(comparison.explanation)
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, caption=caption, caption_justify="left")
+    table.caption_style = "dim"
+    table.add_column("run", overflow="fold", min_width=14)
     for head in (
         "accuracy",
         "bytes\nto target",
@@ -43,7 +45,7 @@ def compare_table(comparison: Comparison) -> Table:
     ):
         table.add_column(head, justify="right")
     for row in comparison.rows:
-        table.add_row(*(Text(cell) for cell in row.cells()))
+        table.add_row(*(Text(cell.replace(" ± ", "\n± ")) for cell in row.cells()))
     return table
 
 

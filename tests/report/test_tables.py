@@ -10,8 +10,8 @@ from cutlayer.report.units import format_bytes, format_share
 from .conftest import WriteRun
 
 
-def shown(table: Table) -> str:
-    console = Console(width=200, record=True, file=None, quiet=True)
+def shown(table: Table, width: int = 200) -> str:
+    console = Console(width=width, record=True, file=None, quiet=True)
     with console.capture() as capture:
         console.quiet = False
         console.print(table)
@@ -40,6 +40,14 @@ def test_a_comparison_has_a_line_for_each_run(write_run: WriteRun) -> None:
     for row in made.rows:
         assert all(cell in said for cell in row.cells())
     assert made.explanation in said
+
+
+def test_a_comparison_of_seeds_fits_a_terminal(write_group: WriteRun) -> None:
+    groups = [write_group(name, seeds=3, rounds=40, bytes_per_round=size) for name, size in (("a", 3e3), ("b", 7e6))]
+    made = compare(groups)
+    said = shown(compare_table(made), width=80)
+    for row in made.rows:
+        assert all(piece in said for cell in row.cells()[1:] for piece in cell.split(" ± "))
 
 
 def test_the_public_names() -> None:
