@@ -1,9 +1,10 @@
 """Every snippet in README, CONTRIBUTING and docs runs, and their tables say what the code says.
 
-Python blocks run in order, in one namespace per page.  YAML blocks are experiments.  In console blocks, lines after
-``$`` are commands and the others their output: it must match, numbers aside, and ``...`` stands for anything.  A block
-whose first line is ``# name.py`` or ``# name.yaml`` is written to that file; if the repository has that file, the block
-must equal it.  Everything happens in an empty folder that holds a copy of ``examples/``.
+Python blocks run in order, in one namespace per page; a comment behind or below a ``print`` is what it prints.  YAML
+blocks are experiments.  In console blocks, lines after ``$`` are commands and the others their output: it must match,
+numbers aside, and ``...`` stands for anything.  A block whose first line is ``# name.py`` or ``# name.yaml`` is written
+to that file; if the repository has that file, the block must equal it.  Everything happens in an empty folder that
+holds a copy of ``examples/``.
 
 A comment right above a block may say ``not run: <why>``, ``read only: <why>`` (YAML that needs data) or
 ``needs: <module>``.
@@ -110,7 +111,7 @@ def test_every_snippet_runs(page: Path, here: Path, capsys: pytest.CaptureFixtur
             _place(block, here, where)
         if block.language == "python":
             if block.file is None:
-                exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), namespace)
+                _python(block, page, namespace, capsys)
         elif block.language == "yaml":
             _experiment(block)
         elif block.language == "console":
@@ -125,6 +126,15 @@ def _place(block: Block, here: Path, where: str) -> None:
         body = block.text.partition("\n")[2]
         assert body == (ROOT / block.file).read_text(), f"{where}: this block and {block.file} differ"
     (here / block.file).write_text(block.text)
+
+
+def _python(block: Block, page: Path, namespace: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    """Run the block; a comment behind or below a ``print`` is what it prints."""
+    capsys.readouterr()
+    exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), namespace)
+    printed = capsys.readouterr().out
+    for said in re.findall(r"^ *print\(.*\)(?:  |\n)# (.+)$", block.text, flags=re.MULTILINE):
+        assert said in printed, f"{called(page)}, line {block.line}: expected {said!r} to be printed, got {printed!r}"
 
 
 def _experiment(block: Block) -> None:
