@@ -18,7 +18,7 @@ def catalogue() -> dict[str, Rows]:
         "algorithms": [
             {
                 "name": r.name,
-                "labels at": r.labels,
+                "labels at": "one place" if r.pooled else "client" if r.whole else r.labels,
                 "what": r.summary,
                 "source": r.source,
             }
@@ -43,7 +43,7 @@ def _summary(target: str) -> str:
     from importlib import import_module
 
     module, _, function = target.partition(":")
-    return _first_line(getattr(import_module(module), function).__doc__)
+    return _first_line(getattr(import_module(module), function).__doc__).removeprefix("Return ")
 
 
 def _first_line(text: str | None) -> str:
