@@ -171,7 +171,7 @@ class _Told:
 
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise NoSpace(
-                    f"expected room for {self.path}, and the disk is full; free some space, then: cutlayer resume"
+                    f"expected room for {self.path}, and the disk is full; free some space, then resume the run"
                 ) from None
             raise RunFolderError(
                 f"{self.path} cannot be written ({error.strerror or error}); choose another out=..., or change "
