@@ -210,7 +210,7 @@ def test_compare(run: Call, here: Path) -> None:
     assert (here / "both/comparison.html").exists()
     table = run("compare", "fedavg", "splitfed_v2")
     assert table.code == 0
-    assert table.out.count("is the highest test accuracy that every run reaches") == 1
+    assert " ".join(table.out.split()).count("is the highest test accuracy that every run reaches") == 1
     _fails(run("compare", "fedavg", "--target", "80"), 2, "between 0 and 1, but got 80.0")
 
 

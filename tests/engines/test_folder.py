@@ -94,7 +94,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_the_old_file(tmp_path: Path, monke
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(NoSpace, match="the disk is full; free some space, then: cutlayer resume"):
+    with pytest.raises(NoSpace, match="the disk is full; free some space, then resume the run"):
         folder.write("summary.json", "new")
     assert (tmp_path / "summary.json").read_text() == "old"
 
