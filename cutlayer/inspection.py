@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cutlayer import config, models
 from cutlayer.cutting import CutCost, inspect_cut, inspect_model
-from cutlayer.engines.prepare import example_batch, load_dataset
+from cutlayer.engines.prepare import load_dataset, outline_of
 from cutlayer.errors import ConfigError, CutError
 
 INPUTS = {"mlp": "64", "lenet": "1x28x28", "simple_conv": "3x24x24"}
@@ -23,7 +23,7 @@ def inspect(
 ) -> list[dict[str, Any]]:
     """Return one row a cut as plain values; with ``at`` only that cut, one point or two.
 
-    The example batch has two samples: of the data that ``overrides`` name, or made up with ``shape`` ("3x32x32",
+    The example batch has a few samples of the data that ``overrides`` name, or two made up with ``shape`` ("3x32x32",
     "128:int64").  Raises ConfigError, DataError or CutError.
     """
     experiment = config.load(None, [f"model={model}", *(o for o in overrides if not o.startswith("model."))])
@@ -31,7 +31,8 @@ def inspect(
     options = {k: v for k, v in options.items() if k != "name"}
     if shape is None and any(o.startswith("data") for o in overrides):
         dataset = load_dataset(experiment.data)
-        example, input_shape = example_batch(dataset, experiment, 2)
+        outline = outline_of(dataset, experiment)
+        example, input_shape = outline.inputs, outline.shape
         classes = dataset.classes
     else:
         example, input_shape = made_up(shape or INPUTS.get(model, "3x32x32"), classes)

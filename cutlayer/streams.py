@@ -8,17 +8,12 @@ draws what the cut one draws.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-
-def derive(seed: int, *names: str | int) -> int:
-    """Return a seed in [0, 2**63) for the stream called ``names`` under ``seed``: a pure function of its arguments."""
-    text = "\x1f".join([str(seed), *map(str, names)])
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
+from cutlayer.seeds import derive as derive
 
 
 def generator(seed: int, *names: str | int) -> torch.Generator:

@@ -28,3 +28,11 @@ def batches(n: int, batch_size: int, order: torch.Generator | int | None) -> lis
     if batch_size > 1 and len(cut) > 1 and len(cut[-1]) == 1:
         cut[-2:] = [shuffled[(len(cut) - 2) * batch_size :]]
     return cut
+
+
+def batch_sizes(n: int, batch_size: int) -> list[int]:
+    """Return the sizes of the batches that :func:`batches` makes of ``n`` samples."""
+    found = [min(batch_size, n - start) for start in range(0, n, batch_size)]
+    if batch_size > 1 and len(found) > 1 and found[-1] == 1:
+        found[-2:] = [batch_size + 1]
+    return found

@@ -7,27 +7,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from cutlayer.codecs import parse
 from cutlayer.engines.exchange import WeightExchange
 from cutlayer.engines.pooled import pooled
 from cutlayer.engines.setup import Setup
 from cutlayer.errors import TrainingError
-from cutlayer.roles import feedback
-from cutlayer.roles.alignment import Aligner
+from cutlayer.roles.assembly import AUXILIARY, BACKBONE, Assembly
 from cutlayer.roles.client import Client, Turn
-from cutlayer.roles.coordinator import Plan, plan
-from cutlayer.roles.federated import FederatedServer
-from cutlayer.roles.part import Part
+from cutlayer.roles.coordinator import Plan, order, plan
 from cutlayer.roles.settings import Settings
 from cutlayer.roles.split_server import SplitServer
 from cutlayer.roles.window import Window
-from cutlayer.store import ForwardRecords, MemoryStore
+from cutlayer.store import MemoryStore
 from cutlayer.transport import InProcess, Traffic
 from cutlayer.wire import Message
-
-ENCODER, BACKBONE, HEAD, AUXILIARY = "encoder", "backbone", "head", "auxiliary"
 
 
 class LocalEngine:
@@ -45,17 +39,17 @@ class LocalEngine:
         self.on_batch: Callable[[int, int], None] | None = None
         self._seconds = {"client": 0.0, "server": 0.0, "federated": 0.0, "evaluation": 0.0}
         self.joined = setup.split.copy().to(settings.device)
-        self.first = {name: self._part(name, module) for name, module in self._modules().items()}
-        self.channel = parse(setup.codec)
+        self.assembly = Assembly(setup, settings)
+        self.first, self.channel = self.assembly.first, self.assembly.channel
         self.clients: dict[int, Client] = {}
         self.shares = pooled(setup.shares) if self.recipe.pooled else list(setup.shares)
         self.transport = InProcess(self._handle, self._handle_together, self.traffic, encoded=setup.encoded)
         self.exchange = WeightExchange(self.transport, self.channel, settings.seed)
         self.server = self._server() if self.recipe.server != "none" else None
-        held = self.recipe.client_parts(settings.parts)
-        self.shared_parts = tuple(p for p in held if p in self.recipe.averaged)
-        self.federated = self._federated(self.shared_parts)
-        self.backbones = self._federated((BACKBONE,) if self._averages_backbones else ())
+        self.shared_parts = self.assembly.shared
+        self.personal_parts = self.assembly.personal
+        self.federated = self.assembly.federated(self.shared_parts)
+        self.backbones = self.assembly.federated((BACKBONE,) if self.assembly.averages_backbones else ())
 
     # --- one round ----------------------------------------------------------------------------------------------
 
@@ -89,38 +83,20 @@ class LocalEngine:
         self.federated.open(now.round)
         for client in clients:
             if shared:
-                self.exchange.send_down(client.number, now.round - 1, client.parts, shared)
+                self.exchange.send_down(client.number, client.parts, shared)
         if self.recipe.schedule == "relay" and self.done == 0:
             self.holder = clients[0].number
             self.exchange.first(self.holder, clients[0].parts)
 
     def _train(self, now: Plan, clients: Sequence[Client]) -> None:
         turns = {c.number: c.turns(now.round) for c in clients}
-        if self.recipe.schedule == "relay":
-            for client in clients:
-                self._take_over(client, now.round)
-                self._run_all(turns[client.number])
-        elif self.recipe.schedule == "sequential":
-            for client in clients:
-                self._run_all(turns[client.number])
-        elif self.recipe.grouped:
+        if self.recipe.grouped:
             self._run_together(turns)
-        else:
-            self._run_interleaved(turns)
-
-    def _run_all(self, turns: Iterator[Turn]) -> None:
-        for turn in turns:
-            self._run(turn)
-
-    def _run_interleaved(self, turns: dict[int, Iterator[Turn]]) -> None:
-        """One batch of every client, in order of their numbers, until all are through."""
-        while turns:
-            for client in list(turns):
-                turn = next(turns[client], None)
-                if turn is None:
-                    del turns[client]
-                else:
-                    self._run(turn)
+            return
+        for number in order(self.recipe, {c.number: c.turn_count for c in clients}):
+            if self.recipe.schedule == "relay":
+                self._take_over(self.clients[number], now.round)
+            self._run(next(turns[number]))
 
     def _run_together(self, turns: dict[int, Iterator[Turn]]) -> None:
         while turns:
@@ -150,7 +126,7 @@ class LocalEngine:
                 arrived = self.exchange.send_up(client.number, client.parts, self.shared_parts, samples)
                 self.federated.receive(now.round, client.number, samples, arrived)
         self.federated.close()
-        if self._averages_backbones and self.server is not None:
+        if self.assembly.averages_backbones and self.server is not None:
             self.backbones.open(now.round)
             for client in clients:
                 weights = self.server.part(client.number).snapshot()
@@ -198,18 +174,6 @@ class LocalEngine:
 
     # --- whose weights -----------------------------------------------------------------------------------------
 
-    @property
-    def personal_parts(self) -> tuple[str, ...]:
-        """The parts of which every client ends a round with its own."""
-        if self.recipe.pooled or self.recipe.schedule == "relay":
-            return ()
-        held = [p for p in self.recipe.client_parts(self.settings.parts) if p != AUXILIARY]
-        if self.recipe.feedback == "none":
-            held.remove(ENCODER)
-        if self.recipe.server == "per_client":
-            held.append(BACKBONE)
-        return tuple(p for p in held if p not in self.recipe.averaged)
-
     def current(self, name: str, client: int | None) -> Mapping[str, Tensor]:
         """Return the live weights of part ``name``, the client's own where parts are personal."""
         if client is not None and name in self.personal_parts:
@@ -226,32 +190,15 @@ class LocalEngine:
 
     # --- building -----------------------------------------------------------------------------------------------
 
-    def _modules(self) -> dict[str, nn.Module]:
-        parts: dict[str, nn.Module] = dict(self.setup.split.copy().parts)
-        if self.recipe.local_loss and self.setup.auxiliary is not None:
-            parts[AUXILIARY] = self.setup.auxiliary
-        return parts
-
-    def _part(self, name: str, module: nn.Module) -> Part:
-        role = {BACKBONE: "client" if self.recipe.whole else "server", AUXILIARY: "auxiliary"}.get(name, "client")
-        spec = self.setup.optimizers[role]
-        return Part(name, module.to(self.settings.device), spec, clip=self.setup.clip)
-
     def _server(self) -> SplitServer:
         store = self.setup.store if self.recipe.durable and self.setup.store is not None else MemoryStore()
-        records = ForwardRecords(store, self.setup.run_name)
-        backbone = self.first[BACKBONE].copy()
-        window = None
+        server = self.assembly.server(store, self.setup.run_name)
         if self.recipe.step == "window":
             unit = str(self.setup.update["unit"])
-            window = Window(store, self.setup.run_name, backbone, records, limit=self._window_limit(), unit=unit)
-        aligner = Aligner(self.first[AUXILIARY], self.settings) if self.recipe.feedback == "estimated" else None
-        return SplitServer(backbone, self.settings, self.channel, records, window, aligner)
-
-    def _federated(self, names: Sequence[str]) -> FederatedServer:
-        parts = {name: self.first[name].read() for name in names}
-        buffers = {name: {k for k, _ in self.first[name].module.named_buffers()} for name in names}
-        return FederatedServer(parts, self.setup.aggregator, buffers)
+            server.window = Window(
+                store, self.setup.run_name, server.backbone, server.records, limit=self._window_limit(), unit=unit
+            )
+        return server
 
     def _window_limit(self) -> int | None:
         every = self.setup.update["every"]
@@ -261,28 +208,13 @@ class LocalEngine:
 
     def client(self, number: int) -> Client:
         if number not in self.clients:
-            held = self.recipe.client_parts(self.settings.parts)
-            client = Client(
-                number,
-                self.shares[number].train,
-                {name: self.first[name].copy() for name in held},
-                self.settings,
-                self.channel,
-                feedback.of(self.recipe),
-                self.setup.augment,
-            )
-            if self.recipe.feedback == "none":  # frozen: no statistics move and nothing is dropped
-                client.parts[ENCODER].module.eval()
+            client = self.assembly.client(number, self.shares[number].train)
             self.clients[number] = client
             if self.recipe.server != "none" and self.recipe.schedule != "relay":
                 unshared = {n: p for n, p in client.parts.items() if n not in self.recipe.averaged}
                 if unshared:
                     self.exchange.first(number, unshared)
         return self.clients[number]
-
-    @property
-    def _averages_backbones(self) -> bool:
-        return self.recipe.server == "per_client" and BACKBONE in self.recipe.averaged
 
     def _take_over(self, client: Client, round_number: int) -> None:
         if client.number != self.holder:

@@ -6,7 +6,7 @@ import copy
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,27 @@ from cutlayer.errors import ConfigError, DataError
 from cutlayer.models import auxiliary
 from cutlayer.recipes import Recipe
 from cutlayer.roles.aggregators import aggregator
+from cutlayer.roles.assembly import Blueprint
 from cutlayer.roles.settings import Settings
 from cutlayer.store import open_store
 from cutlayer.targets import load_target
 
 EXAMPLE = 4
 """Samples in the batch on which a cut is verified."""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a party must know of the data to build the model: a few samples, real or made up, and the classes.
+
+    ``inputs`` are what the model is called with, ``shape`` is that of one sample's first input.
+    """
+
+    inputs: tuple[Any, ...]
+    targets: Tensor
+    shape: tuple[int, ...]
+    classes: int
+    name: str = "data"
 
 
 @dataclass(frozen=True)
@@ -58,33 +73,77 @@ def prepare(
     Raises ConfigError, DataError or CutError before anything is trained.
     """
     recipe = recipe or recipes.get(experiment.algorithm)
-    for role in ("client", "server", "auxiliary"):
-        optimizers.check(getattr(experiment.optimizer, role), experiment.rounds)
-    rule = aggregator(experiment.aggregator)
-    del rule
-    parse(experiment.codec)
-    device = find_device(experiment.device)
+    check_names(experiment)
     loss = loss or find_loss(experiment.loss)
     dataset = datasets.check(dataset) if dataset is not None else load_dataset(experiment.data)
+    outline = outline_of(dataset, experiment)
+    cut = _cut(experiment, recipe, model, outline)
+    h = _crossing(cut, outline, loss)
+    shares, partition = _shares(experiment, dataset)
+    found = _blueprint(experiment, recipe, cut, outline, h, aux, loss)
+    store = open_store(experiment.store) if recipe.durable and experiment.store else None
+    setup = Setup(
+        **{f.name: getattr(found, f.name) for f in fields(found)},
+        dataset=dataset,
+        shares=shares,
+        store=store,
+        run_name=experiment.name or run_name(experiment),
+        encoded=bool(experiment.engine.get("encoded", False)),
+    )
+    threads = find_threads(cut, outline.inputs, experiment.batch_size) if experiment.threads == "auto" else None
+    return Prepared(
+        setup,
+        make_settings(experiment, recipe, cut, loss),
+        partition,
+        describe(cut),
+        threads or int(experiment.threads),
+    )
+
+
+def blueprint(experiment: Experiment, outline: Outline) -> tuple[Blueprint, Settings, int]:
+    """Return what a party without the run's data builds from the experiment: blueprint, settings and threads.
+
+    Raises ConfigError, DataError or CutError.
+    """
+    recipe = recipes.get(experiment.algorithm)
+    check_names(experiment)
+    loss = find_loss(experiment.loss)
+    cut = _cut(experiment, recipe, None, outline)
+    found = _blueprint(experiment, recipe, cut, outline, _crossing(cut, outline, loss), None, loss)
+    threads = find_threads(cut, outline.inputs, experiment.batch_size) if experiment.threads == "auto" else None
+    return found, make_settings(experiment, recipe, cut, loss), threads or int(experiment.threads)
+
+
+def check_names(experiment: Experiment) -> None:
+    """Look up what can be looked up at once: optimizers, aggregator, codec."""
+    for role in ("client", "server", "auxiliary"):
+        optimizers.check(getattr(experiment.optimizer, role), experiment.rounds)
+    aggregator(experiment.aggregator)
+    parse(experiment.codec)
+
+
+def _blueprint(
+    experiment: Experiment,
+    recipe: Recipe,
+    cut: SplitModel,
+    outline: Outline,
+    h: Any,
+    aux: nn.Module | None,
+    loss: step.Loss,
+) -> Blueprint:
     augment = _augment(experiment)
-    example, shape = example_batch(dataset, experiment, EXAMPLE)
-    cut = _cut(experiment, recipe, model, dataset, shape, example)
     _check_rows(recipe, cut)
     if not any(p.requires_grad for p in cut.parameters()):
         raise ConfigError("model has no parameter that takes a gradient; leave at least one requires_grad=True")
-    shares, partition = _shares(experiment, dataset)
-    h = _crossing(cut, example, dataset, loss)
     if recipe.local_loss and aux is None:
         options = dict(experiment.auxiliary)
         aux = auxiliary.derive(
-            options.pop("name"), cut.parts["backbone"], h, dataset.classes, seed=experiment.seed, **options
+            options.pop("name"), cut.parts["backbone"], h, outline.classes, seed=experiment.seed, **options
         )
     if recipe.local_loss and aux is not None:
-        _check_auxiliary(aux, h, dataset, loss)
-    setup = Setup(
+        _check_auxiliary(aux, h, outline, loss)
+    return Blueprint(
         split=cut,
-        dataset=dataset,
-        shares=shares,
         optimizers={r: getattr(experiment.optimizer, r) for r in ("client", "server", "auxiliary")},
         auxiliary=aux,
         codec=experiment.codec,
@@ -94,12 +153,13 @@ def prepare(
         clip=experiment.clip,
         augment=_batchwise(augment) if augment else None,
         prepare=_centred(augment) if augment else None,
-        store=open_store(experiment.store) if recipe.durable and experiment.store else None,
-        run_name=experiment.name or run_name(experiment),
-        encoded=bool(experiment.engine.get("encoded", False)),
         evaluation_batch=experiment.evaluate.batch_size,
     )
-    settings = Settings(
+
+
+def make_settings(experiment: Experiment, recipe: Recipe, cut: SplitModel, loss: step.Loss) -> Settings:
+    """Return what every role of the run agrees on."""
+    return Settings(
         recipe=recipe,
         parts=tuple(cut.parts),
         seed=experiment.seed,
@@ -107,13 +167,9 @@ def prepare(
         local_epochs=experiment.local_epochs,
         loss=loss,
         autocast=torch.bfloat16 if experiment.precision == "bf16" else None,
-        device=device,
+        device=find_device(experiment.device),
         proximal=float(experiment.aggregator.get("mu", 0.01)) if experiment.aggregator["name"] == "fedprox" else 0.0,
     )
-    threads = experiment.threads
-    if threads == "auto":
-        threads = find_threads(cut, example, experiment.batch_size)
-    return Prepared(setup, settings, partition, describe(cut), threads)
 
 
 def run_name(experiment: Experiment) -> str:
@@ -203,22 +259,21 @@ def _centred(augment: Augment) -> Any:
     return lambda inputs: (augment.evaluate(inputs[0]), *inputs[1:])
 
 
-def example_batch(dataset: Dataset, experiment: Experiment, size: int) -> tuple[tuple[Any, ...], tuple[int, ...]]:
-    """Return the inputs of ``size`` samples as the model will see them, and the shape of one sample's first input."""
+def outline_of(dataset: Dataset, experiment: Experiment) -> Outline:
+    """Return the outline of a data set, as the model will see it."""
     augment = _augment(experiment)
-    inputs, _ = dataset.train.take(torch.arange(min(size, len(dataset.train))))
-    if augment is None:
-        return inputs, dataset.input_shape
-    return _centred(augment)(inputs), augment.output_shape(dataset.input_shape)
+    inputs, targets = dataset.train.take(torch.arange(min(EXAMPLE, len(dataset.train))))
+    shape = dataset.input_shape
+    if augment is not None:
+        inputs, shape = _centred(augment)(inputs), augment.output_shape(dataset.input_shape)
+    return Outline(inputs, targets, shape, dataset.classes, dataset.name)
 
 
 def _cut(
     experiment: Experiment,
     recipe: Recipe,
     model: nn.Module | SplitModel | None,
-    dataset: Dataset,
-    shape: tuple[int, ...],
-    example: tuple[Any, ...],
+    outline: Outline,
 ) -> SplitModel:
     needed = 2 if recipe.labels == "client" and not recipe.whole else 1
     if isinstance(model, SplitModel):
@@ -231,12 +286,12 @@ def _cut(
                 f"cuts={', '.join(experiment.cuts or ())} came with a model that is cut after {', '.join(model.cuts)}; "
                 "leave one of them out"
             )
-        model.verify(example)
+        model.verify(outline.inputs)
         return model.copy()
     options = dict(experiment.model)
     name = options.pop("name")
     if model is None:
-        model = models.build(name, classes=dataset.classes, input_shape=shape, seed=experiment.seed, **options)
+        model = models.build(name, classes=outline.classes, input_shape=outline.shape, seed=experiment.seed, **options)
     cuts = experiment.cuts
     if cuts is None:
         known = models.DEFAULT_CUTS.get(name)
@@ -247,33 +302,29 @@ def _cut(
     if not recipe.whole and len(cuts) != needed:
         kind = "is U-shaped and needs two cuts" if needed == 2 else "has labels at the server and needs one cut"
         raise ConfigError(f"algorithm {recipe.name} {kind}, got {', '.join(cuts)}")
-    return split(model, list(cuts), example)
+    return split(model, list(cuts), outline.inputs)
 
 
-def _crossing(cut: SplitModel, example: tuple[Any, ...], dataset: Dataset, loss: step.Loss) -> Any:
-    """Return what crosses the first cut on ``example``; check that scores, classes and loss fit each other."""
+def _crossing(cut: SplitModel, outline: Outline, loss: step.Loss) -> Any:
+    """Return what crosses the first cut on the samples; check that scores, classes and loss fit each other."""
     twin = cut.copy().eval()
     with torch.no_grad():
-        h = twin.encoder(*example)
+        h = twin.encoder(*outline.inputs)
         output = h
         for part in list(twin.parts.values())[1:]:
             output = part(*as_tuple(output))
     scores = step.logits(output)
-    if not isinstance(scores, Tensor) or scores.ndim < 2 or scores.shape[-1] < dataset.classes:
+    if not isinstance(scores, Tensor) or scores.ndim < 2 or scores.shape[-1] < outline.classes:
         got = tuple(scores.shape[1:])
         raise DataError(
-            f"data {dataset.name} has {dataset.classes} classes, and the model gives {got} scores a sample; build the "
-            f"model with {dataset.classes} outputs"
+            f"data {outline.name} has {outline.classes} classes, and the model gives {got} scores a sample; build the "
+            f"model with {outline.classes} outputs"
         )
-    _check_loss(loss, output, _targets(dataset), "one that takes the model's output and the data's targets")
+    _check_loss(loss, output, outline.targets, "one that takes the model's output and the data's targets")
     return h
 
 
-def _targets(dataset: Dataset) -> Tensor:
-    return dataset.train.take(torch.arange(min(EXAMPLE, len(dataset.train))))[1]
-
-
-def _check_auxiliary(aux: nn.Module, h: Any, dataset: Dataset, loss: step.Loss) -> None:
+def _check_auxiliary(aux: nn.Module, h: Any, outline: Outline, loss: step.Loss) -> None:
     try:
         with torch.no_grad():
             output = copy.deepcopy(aux).eval()(*as_tuple(h))
@@ -282,12 +333,12 @@ def _check_auxiliary(aux: nn.Module, h: Any, dataset: Dataset, loss: step.Loss) 
             f"auxiliary fails on what crosses the cut ({type(error).__name__}: {error}); give a model that takes it"
         ) from error
     scores = step.logits(output)
-    if scores.shape[-1] < dataset.classes:
+    if scores.shape[-1] < outline.classes:
         raise ConfigError(
-            f"auxiliary gives {scores.shape[-1]} scores a sample, and there are {dataset.classes} classes"
+            f"auxiliary gives {scores.shape[-1]} scores a sample, and there are {outline.classes} classes"
         )
     _check_loss(
-        loss, output, _targets(dataset), "auxiliary=backbone, or a model of your own that scores what has a label"
+        loss, output, outline.targets, "auxiliary=backbone, or a model of your own that scores what has a label"
     )
 
 

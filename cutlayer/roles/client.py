@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cutlayer import step, streams
-from cutlayer.data import Samples, batches
+from cutlayer.data import Samples, batch_sizes, batches
 from cutlayer.roles import crossing
 from cutlayer.roles.part import Part
 from cutlayer.roles.settings import Batch, Settings, part_seed
@@ -83,6 +83,11 @@ class Client:
             self._epoch_batches = len(order)
             for index, rows in enumerate(order):
                 yield self._learn(self, self.batch(BatchKey(self.number, round_number, epoch, index), rows))
+
+    @property
+    def turn_count(self) -> int:
+        """How many batches a round has, over all its local epochs."""
+        return len(batch_sizes(len(self.samples), self.settings.batch_size)) * self.settings.local_epochs
 
     def batch(self, key: BatchKey, rows: Tensor) -> Batch:
         """Return the samples at ``rows`` as the batch called ``key``, augmented, on the run's device."""

@@ -1,13 +1,15 @@
-"""The coordinator: who takes part in a round, in which order.  Pure functions of the seed and the round's number."""
+"""The coordinator: who takes part in a round, and in which order the server takes their batches.
+
+Pure functions of the seed and the round's number, without torch.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import torch
-
-from cutlayer import streams
 from cutlayer.recipes import Recipe
+from cutlayer.seeds import shuffled
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,21 @@ def plan(recipe: Recipe, seed: int, round_number: int, clients: int, fraction: f
     Clients of a shared backbone that come one after another do so in random order (SplitFed v2); otherwise by number.
     """
     count = max(1, round(fraction * clients))
-    order = torch.randperm(clients, generator=streams.generator(seed, "participants", round_number)).tolist()
-    chosen = sorted(order[:count])
+    chosen = sorted(shuffled(clients, seed, "participants", round_number)[:count])
     if recipe.schedule == "sequential" and recipe.server == "shared":
-        turn = torch.randperm(count, generator=streams.generator(seed, "turns", round_number)).tolist()
-        chosen = [chosen[i] for i in turn]
+        chosen = [chosen[i] for i in shuffled(count, seed, "turns", round_number)]
     return Plan(round_number, tuple(chosen))
+
+
+def order(recipe: Recipe, turns: Mapping[int, int]) -> Iterator[int]:
+    """Yield whose batch is next, over a round; ``turns`` are the batches of each client, clients in the plan's order.
+
+    A relay and a sequence go client by client.  Interleaved is one batch of every client that has one left, again and
+    again.
+    """
+    if recipe.schedule != "interleaved":
+        for client, count in turns.items():
+            yield from [client] * count
+        return
+    for turn in range(max(turns.values(), default=0)):
+        yield from [client for client, count in turns.items() if count > turn]

@@ -52,7 +52,7 @@ def test_every_client_starts_a_round_from_the_same_weights(codec: Any) -> None:
         sent = exchange.broadcast({"encoder": server.read()}, number)
         server.write(sent["encoder"])
         for client in chosen:
-            exchange.send_down(client, number - 1, clients[client], ("encoder",))
+            exchange.send_down(client, clients[client], ("encoder",))
             assert toys.same(clients[client]["encoder"].snapshot(), server.snapshot())
 
 
@@ -76,7 +76,7 @@ def test_what_is_sent_is_enough_to_know_the_weights(codec: Any, monkeypatch: pyt
         server.write(exchange.broadcast({"encoder": server.read()}, number)["encoder"])
         for client in chosen:
             stream = DifferenceStream(parse(codec))
-            exchange.send_down(client, number - 1, clients[client], ("encoder",))
+            exchange.send_down(client, clients[client], ("encoder",))
             missed = client == 1 or number == 1
             reference = {} if missed or codec == "fp32" else held[client]
             tensors = sent[-1].tensors
@@ -95,7 +95,7 @@ def test_the_server_gets_what_the_client_has_but_for_the_codec(codec: Any) -> No
     exchange, _ = _exchange(codec)
     server, client = _part(), {"encoder": _part(1)}
     exchange.broadcast({"encoder": server.read()}, 1)
-    exchange.send_down(0, 0, client, ("encoder",))
+    exchange.send_down(0, client, ("encoder",))
     _moved(client["encoder"], 9)
     arrived = exchange.send_up(0, client, ("encoder",), 10)["encoder"]
     own = client["encoder"].snapshot()
@@ -111,7 +111,7 @@ def test_error_feedback_makes_up_for_what_was_left_out() -> None:
     total = torch.zeros(30, 20)
     for number in range(1, 40):
         exchange.broadcast({"encoder": server.read()}, number)
-        exchange.send_down(0, number - 1, client, ("encoder",))
+        exchange.send_down(0, client, ("encoder",))
         start = client["encoder"].snapshot()["0.weight"]
         with torch.no_grad():
             client["encoder"].read()["0.weight"].add_(0.01)
@@ -128,7 +128,7 @@ def test_differences_are_smaller_than_weights() -> None:
     for number in (1, 2, 3):
         _moved(server, number)
         server.write(exchange.broadcast({"encoder": server.read()}, number)["encoder"])
-        exchange.send_down(0, number - 1, client, ("encoder",))
+        exchange.send_down(0, client, ("encoder",))
         sizes.append(traffic.take()[1])
     assert sizes[1] == sizes[2] < 0.65 * sizes[0], "headers and scales included"
 
@@ -167,7 +167,7 @@ def test_state_is_all_that_later_messages_depend_on(codec: Any) -> None:
     def round_of(exchange: WeightExchange, number: int) -> list[Any]:
         server = _part(number)
         sent = exchange.broadcast({"encoder": server.read()}, number)["encoder"]
-        exchange.send_down(0, number - 1, client, ("encoder",))
+        exchange.send_down(0, client, ("encoder",))
         _moved(client["encoder"], number)
         return [sent, exchange.send_up(0, client, ("encoder",), 10)["encoder"]]
 
