@@ -16,6 +16,7 @@ from cutlayer.errors import TrainingError
 from cutlayer.roles.assembly import AUXILIARY, BACKBONE, Assembly
 from cutlayer.roles.client import Client, Turn
 from cutlayer.roles.coordinator import Plan, order, plan
+from cutlayer.roles.schedule import window_limit
 from cutlayer.roles.settings import Settings
 from cutlayer.roles.split_server import SplitServer
 from cutlayer.roles.window import Window
@@ -195,16 +196,10 @@ class LocalEngine:
         server = self.assembly.server(store, self.setup.run_name)
         if self.recipe.step == "window":
             unit = str(self.setup.update["unit"])
-            server.window = Window(
-                store, self.setup.run_name, server.backbone, server.records, limit=self._window_limit(), unit=unit
-            )
+            limit = window_limit(self.setup.update, self.setup.fraction, len(self.shares))
+            server.window = Window(store, self.setup.run_name, server.backbone, server.records, limit=limit, unit=unit)
+            server.window.begin(0, server.backbone)
         return server
-
-    def _window_limit(self) -> int | None:
-        every = self.setup.update["every"]
-        if every == "clients":
-            return max(1, round(self.setup.fraction * len(self.shares)))
-        return None if every == "round" else int(every)
 
     def client(self, number: int) -> Client:
         if number not in self.clients:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cutlayer.engines.local import LocalEngine
 from cutlayer.roles.part import Part
-from cutlayer.roles.split_server import SHARED
+from cutlayer.roles.schedule import SHARED
 
 
 def take(engine: LocalEngine) -> tuple[dict[str, Tensor], dict[str, Any]]:

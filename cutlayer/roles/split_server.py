@@ -24,6 +24,7 @@ from cutlayer.roles import buffers, crossing
 from cutlayer.roles.alignment import Aligner
 from cutlayer.roles.graphs import Graph, GraphCache
 from cutlayer.roles.part import Part
+from cutlayer.roles.schedule import SHARED
 from cutlayer.roles.settings import Settings, part_seed
 from cutlayer.roles.window import Window
 from cutlayer.store import BatchKey, ForwardRecord, ForwardRecords
@@ -31,8 +32,6 @@ from cutlayer.transforms import Channel
 from cutlayer.wire import Message
 
 BACKBONE = "backbone"
-SHARED = -1
-"""The key of the one shared copy, where clients are the keys of theirs."""
 
 
 class SplitServer:
@@ -51,6 +50,8 @@ class SplitServer:
         window: Window | None = None,
         aligner: Aligner | None = None,
         graphs: GraphCache | None = None,
+        *,
+        retain: bool = False,
     ) -> None:
         self.backbone = backbone
         self.copies: dict[int, Part] = {}
@@ -60,6 +61,8 @@ class SplitServer:
         self.window = window
         self.aligner = aligner
         self.graphs = graphs if graphs is not None else GraphCache()
+        self.retain = retain
+        """Whether records stay after their backward, for whoever keeps a log of the steps."""
         self._versions: dict[int, int] = {}
         self._anchors: dict[int, list[Tensor]] = {}
 
@@ -70,7 +73,7 @@ class SplitServer:
         handlers = {"train": self._train, "forward": self._forward, "backward": self._backward, "upload": self._upload}
         if request.kind not in handlers:
             raise WireError(f"expected a request of kind {', '.join(handlers)}, got {request.kind!r}")
-        return handlers[request.kind](request, _key(request))
+        return handlers[request.kind](request, key_of(request))
 
     def handle_together(self, requests: Sequence[Message]) -> list[Message]:
         """Answer one ``train`` request of every client at once, as the recipe groups them."""
@@ -102,7 +105,7 @@ class SplitServer:
 
         The client's gradient is that of *its* mean loss, so that its learning rate does not depend on who else came.
         """
-        keys = [_key(r) for r in requests]
+        keys = [key_of(r) for r in requests]
         pairs = [self._activations(r, k) for r, k in zip(requests, keys, strict=True)]
         sizes = [len(y) for _, y in pairs]
         h, y = crossing.joined([h for h, _ in pairs]), torch.cat([y for _, y in pairs])
@@ -118,7 +121,7 @@ class SplitServer:
 
     def _train_averaged(self, requests: Sequence[Message]) -> list[Message]:
         """SGLR: every client gets the mean of all cut gradients, row by row over the clients that have the row."""
-        keys = [_key(r) for r in requests]
+        keys = [key_of(r) for r in requests]
         losses, gradients_of = [], []
         for request, key in zip(requests, keys, strict=True):
             part = self.part(key.client)
@@ -136,7 +139,7 @@ class SplitServer:
 
     def _forward(self, request: Message, key: BatchKey) -> Message:
         tensors, others = crossing.named("h", self._values(request, key, "activations", "h"))
-        meta = {"values": others, "samples": _samples(request)}
+        meta = {"values": others, "samples": samples_of(request)}
         record = self.records.put(key, self.version(key.client), self._seed(key), tensors, meta=meta)
         # from here on the record speaks: a forward that comes again gets the answer that it got the first time
         graph = self._run(self._pinned(self.part(key.client), key, record.version), record)
@@ -151,8 +154,8 @@ class SplitServer:
         if record.key != key:
             raise WireError(f"expected the forward id of batch {key.text}, got that of batch {record.key.text}")
         δ = self._values(request, key, "output_gradients", "d")
-        if self.window is not None:
-            self.records.put_delta(record, crossing.named("d", δ)[0])
+        if self.window is not None and not self.records.put_delta(record, crossing.named("d", δ)[0]):
+            δ = crossing.placed("d", self.records.get_delta(record)[0])  # the first one that came counts
         part = now = self.part(key.client)
         if graph is None:
             part = self._pinned(now, key, record.version)
@@ -167,7 +170,8 @@ class SplitServer:
             if graph.after:
                 step.restore(part.module, graph.after)
             self._apply(key.client, part, gradients)
-            self.records.delete(record.uuid)
+            if not self.retain:
+                self.records.delete(record.uuid)
         return self._answer(key, {}, "cut_gradients", "g", g if self._sends_gradients else ())
 
     def _run(self, part: Part, record: ForwardRecord) -> Graph:
@@ -214,11 +218,14 @@ class SplitServer:
         """Return the version of the backbone that serves ``client``: it grows by one a step."""
         return self._versions.get(self._copy(client), 0)
 
-    def update(self) -> bool:
-        """Step the backbone on what the window holds, and publish it; returns whether there was anything to step on."""
+    def update(self, expected: Mapping[BatchKey, str] | None = None) -> bool:
+        """Step the backbone on what the window holds, and publish it; returns whether there was anything to step on.
+
+        ``expected`` are the batches that count, with the uuids of their forwards; None: all that came.
+        """
         if self.window is None:
             return False
-        mean, part = self.window.mean(), self.backbone
+        mean, part = self.window.mean(expected), self.backbone
         if mean is None:
             return False
         step.restore(part.module, buffers.fold(part.module, part.buffers(), mean.buffers))
@@ -291,14 +298,16 @@ class SplitServer:
         return Message("answer", {**tensors, **extra}, meta)
 
 
-def _key(request: Message) -> BatchKey:
+def key_of(request: Message) -> BatchKey:
+    """Return the batch that a request is about.  Raises WireError where it names none."""
     key = request.meta.get("key")
     if not (isinstance(key, list) and len(key) == 4 and all(type(k) is int and k >= 0 for k in key)):
         raise WireError(f"expected a batch key [client, round, epoch, batch] in the request, got {key!r}")
     return BatchKey(*key)
 
 
-def _samples(request: Message) -> int:
+def samples_of(request: Message) -> int:
+    """Return how many samples a request says that it has.  Raises WireError where it does not."""
     samples = request.meta.get("samples")
     if type(samples) is not int or samples < 1:
         raise WireError(f"expected the number of samples in a {request.kind!r} request, got {samples!r}")

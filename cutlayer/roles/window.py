@@ -7,7 +7,7 @@ needed is deleted.  A gradient that arrives for a version already left counts in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -45,7 +45,8 @@ class Window:
         self._store, self._run, self._records = store, run, records
         self._count = 0
         self._names = [name for name, p in part.module.named_parameters() if p.requires_grad]
-        self.begin(0, part)
+        self.position: Callable[[BatchKey], int] | None = None
+        """How many batches of its client come before a batch in its window; None: as many as came here."""
 
     def begin(self, version: int, part: Part) -> None:
         """Start from ``part`` as weight ``version``; whatever the run has in the store from before is removed.
@@ -54,10 +55,14 @@ class Window:
         """
         for path in self._store.list(f"runs/{self._run}"):
             self._store.delete(path)
-        self._count = 0
-        self._ledger = GradientLedger(self._store, self._run, version)
-        self._waiting: list[RecordNote] = []
+        self.enter(version)
         self._publish(version, part)
+
+    def enter(self, version: int) -> None:
+        """Collect gradients of weight ``version``, which is published already."""
+        self._count = 0
+        self.ledger = GradientLedger(self._store, self._run, version)
+        self._waiting: list[RecordNote] = []
 
     @property
     def full(self) -> bool:
@@ -80,17 +85,22 @@ class Window:
         """
         named = {name: g for name, g in zip(self._names, gradients, strict=True) if g is not None}
         buffers = {f"{i:04d}": tensor for i, tensor in enumerate(after)}
-        if self._ledger.add(key, forward, samples, named, buffers=buffers):
+        position = None if self.position is None else self.position(key)
+        if self.ledger.add(key, forward, samples, named, buffers=buffers, position=position):
             self._count += 1 if self.unit == "batches" else samples
             if version is not None:
                 self._waiting.append(RecordNote(forward, key, version))
 
-    def mean(self) -> Mean | None:
-        """Return the mean over what is in; None if nothing is."""
-        if not self._count:
+    def mean(self, expected: Mapping[BatchKey, str] | None = None) -> Mean | None:
+        """Return the mean over what is in, or over the batches ``expected``; None if there are none.
+
+        Raises StoreError where one of the expected is not in.
+        """
+        if not self._count if expected is None else not expected:
             return None
-        self._ledger.flush()
-        total = self._ledger.total()
+        if expected is None:
+            self.ledger.flush()
+        total = self.ledger.total(expected)
         return Mean(
             [total.gradients.get(name) for name in self._names],
             [[batch[k] for k in sorted(batch)] for batch in total.buffers],
@@ -99,18 +109,26 @@ class Window:
 
     def close(self, part: Part, members: Sequence[Member]) -> None:
         """Publish ``part``, stepped on the window's mean, as the next version; delete what only the old one needed."""
-        version = self._ledger.version + 1
-        self._publish(version, part)
+        version = self.ledger.version + 1
+        self._publish(version, part, members)
         counted = {member.uuid for member in members}
         for note in self._waiting:
             if note.uuid in counted:
                 self._records.delete_delta(note)
                 self._records.delete(note.uuid)
         self._waiting = []
-        self._ledger.discard()
-        self._ledger = GradientLedger(self._store, self._run, version)
-        self._count = 0
+        self.ledger.discard()
+        self.enter(version)
         self.versions.collect(BACKBONE, {note.version for note in self._records.notes()})
+
+    def load(self, part: Part, version: int) -> None:
+        """Make ``part`` what it was at ``version``: weights, buffers, optimizer and schedule.
+
+        Raises MissingObject where the version is not there (any more).
+        """
+        weights = self.versions.load(BACKBONE, version)[0]
+        state = self.versions.load_optimizer(BACKBONE, version)
+        part.load_state({f"weights/{k}": t for k, t in weights.items()} | state["tensors"], state["meta"])
 
     def pinned(self, version: int, part: Part) -> Part:
         """Return a copy of ``part`` with the weights and buffers of an earlier version that a forward refers to."""
@@ -118,5 +136,13 @@ class Window:
         twin.write(self.versions.load(BACKBONE, version)[0])
         return twin
 
-    def _publish(self, version: int, part: Part) -> None:
-        self.versions.publish(BACKBONE, version, part.snapshot(), part.optimizer.state_dict())
+    def publish(self, part: Part, members: Sequence[Member]) -> None:
+        """Publish ``part`` as the next version, made of ``members``.  Raises ObjectExists where another was first."""
+        self._publish(self.ledger.version + 1, part, members)
+
+    def _publish(self, version: int, part: Part, members: Sequence[Member] = ()) -> None:
+        tensors, meta = part.state()
+        weights = {k.removeprefix("weights/"): t for k, t in tensors.items() if k.startswith("weights/")}
+        rest = {k: t for k, t in tensors.items() if not k.startswith("weights/")}
+        said = {"members": [[*m.key, m.uuid, m.samples] for m in members]}
+        self.versions.publish(BACKBONE, version, weights, {"tensors": rest, "meta": meta}, said)

@@ -57,6 +57,8 @@ def _server(
     records = ForwardRecords(store, "run")
     part = Part("backbone", toys.made(backbone), optimizer)
     window = Window(store, "run", part, records, limit=limit) if recipe.step == "window" else None
+    if window is not None:
+        window.begin(0, part)
     agreed = Settings(recipe, ("encoder", "backbone", "head"), seed=5)
     return SplitServer(part, agreed, parse(codec), records, window, graphs=GraphCache(capacity))
 

@@ -20,7 +20,9 @@ SGD = {"name": "sgd", "lr": 1.0}
 def _window(store: TensorStore, limit: int | None = 3, unit: str = "batches") -> tuple[Window, Part, ForwardRecords]:
     part = Part(BACKBONE, toys.made(lambda: nn.Linear(2, 1)), SGD)
     records = ForwardRecords(store, "run")
-    return Window(store, "run", part, records, limit=limit, unit=unit), part, records
+    window = Window(store, "run", part, records, limit=limit, unit=unit)
+    window.begin(0, part)
+    return window, part, records
 
 
 def _add(window: Window, client: int, samples: int = 2, value: float = 1.0, batch: int = 0) -> None:
