@@ -85,20 +85,20 @@ class SplitServer:
         part = self.part(key.client)
         if self.window is not None:
             return self._train_in_window(request, key, self.window)
-        h, y = self._activations(request, key)
+        h, y = self.activations(request, key)
         loss, gradients, g = self._train_step(part, h, y, self._seed(key))
         self._apply(key.client, part, gradients)
-        return self._answer(key, {"loss": loss}, "cut_gradients", "g", g if self._sends_gradients else ())
+        return self.answer(key, {"loss": loss}, "cut_gradients", "g", g if self._sends_gradients else ())
 
     def _train_in_window(self, request: Message, key: BatchKey, window: Window) -> Message:
         part = self.backbone
-        h, y = self._activations(request, key)
+        h, y = self.activations(request, key)
         before = part.buffers()
         loss, gradients, g = self._train_step(part, h, y, self._seed(key))
         after = part.buffers()
         step.restore(part.module, before)
         window.add(key, self.records.uuid(key), len(y), gradients, after)
-        return self._answer(key, {"loss": loss}, "cut_gradients", "g", g if self._sends_gradients else ())
+        return self.answer(key, {"loss": loss}, "cut_gradients", "g", g if self._sends_gradients else ())
 
     def _train_joined(self, requests: Sequence[Message]) -> list[Message]:
         """Parallel split learning: one step on all clients' batches, each client's own gradient back to it.
@@ -106,7 +106,7 @@ class SplitServer:
         The client's gradient is that of *its* mean loss, so that its learning rate does not depend on who else came.
         """
         keys = [key_of(r) for r in requests]
-        pairs = [self._activations(r, k) for r, k in zip(requests, keys, strict=True)]
+        pairs = [self.activations(r, k) for r, k in zip(requests, keys, strict=True)]
         sizes = [len(y) for _, y in pairs]
         h, y = crossing.joined([h for h, _ in pairs]), torch.cat([y for _, y in pairs])
         loss, gradients, g = self._train_step(self.backbone, h, y, self._seed(keys[0]))
@@ -116,7 +116,7 @@ class SplitServer:
             start = sum(sizes[:i])
             own = [None if v is None else _rows(v, start, size, len(y)) for v in g]
             own = own if self._sends_gradients else []
-            answers.append(self._answer(key, {"loss": loss}, "cut_gradients", "g", own))
+            answers.append(self.answer(key, {"loss": loss}, "cut_gradients", "g", own))
         return answers
 
     def _train_averaged(self, requests: Sequence[Message]) -> list[Message]:
@@ -125,7 +125,7 @@ class SplitServer:
         losses, gradients_of = [], []
         for request, key in zip(requests, keys, strict=True):
             part = self.part(key.client)
-            h, y = self._activations(request, key)
+            h, y = self.activations(request, key)
             loss, gradients, g = self._train_step(part, h, y, self._seed(key))
             self._apply(key.client, part, gradients)
             losses.append(loss)
@@ -134,7 +134,7 @@ class SplitServer:
         answers = []
         for key, loss, own in zip(keys, losses, gradients_of, strict=True):
             rows = [None if m is None or g is None else m[: len(g)] for m, g in zip(means, own, strict=True)]
-            answers.append(self._answer(key, {"loss": loss}, "cut_gradients", "g", rows))
+            answers.append(self.answer(key, {"loss": loss}, "cut_gradients", "g", rows))
         return answers
 
     def _forward(self, request: Message, key: BatchKey) -> Message:
@@ -142,10 +142,10 @@ class SplitServer:
         meta = {"values": others, "samples": samples_of(request)}
         record = self.records.put(key, self.version(key.client), self._seed(key), tensors, meta=meta)
         # from here on the record speaks: a forward that comes again gets the answer that it got the first time
-        graph = self._run(self._pinned(self.part(key.client), key, record.version), record)
+        graph = self.run_record(self._pinned(self.part(key.client), key, record.version), record)
         self.graphs.put(record.uuid, graph)
         answer = {"forward": record.uuid, "version": record.version}
-        return self._answer(key, {}, "activations", "z", step.detached(graph.done.outputs), **answer)
+        return self.answer(key, {}, "activations", "z", step.detached(graph.done.outputs), **answer)
 
     def _backward(self, request: Message, key: BatchKey) -> Message:
         forward = str(request.meta.get("forward"))
@@ -159,7 +159,7 @@ class SplitServer:
         part = now = self.part(key.client)
         if graph is None:
             part = self._pinned(now, key, record.version)
-            graph = self._run(part, record)
+            graph = self.run_record(part, record)
         gradients, g = step.pull(part.module, graph.done, δ, part.weights)
         if self.window is not None:
             after = graph.after
@@ -172,9 +172,9 @@ class SplitServer:
             self._apply(key.client, part, gradients)
             if not self.retain:
                 self.records.delete(record.uuid)
-        return self._answer(key, {}, "cut_gradients", "g", g if self._sends_gradients else ())
+        return self.answer(key, {}, "cut_gradients", "g", g if self._sends_gradients else ())
 
-    def _run(self, part: Part, record: ForwardRecord) -> Graph:
+    def run_record(self, part: Part, record: ForwardRecord) -> Graph:
         """Run the backbone on a record; its buffers stay those of the version, what the batch leaves is kept apart."""
         h = crossing.placed("h", {**record.inputs, **record.meta["values"]})
         if not part.has_buffers:
@@ -193,7 +193,7 @@ class SplitServer:
         return self.window.pinned(version, part)
 
     def _upload(self, request: Message, key: BatchKey) -> Message:
-        h, y = self._activations(request, key)
+        h, y = self.activations(request, key)
         part = self.part(key.client)
         done = step.run(part.module, h, self._seed(key), autocast=self.settings.autocast, differentiable=False)
         with step.autocast_of(self.settings.autocast, h):
@@ -218,10 +218,11 @@ class SplitServer:
         """Return the version of the backbone that serves ``client``: it grows by one a step."""
         return self._versions.get(self._copy(client), 0)
 
-    def update(self, expected: Mapping[BatchKey, str] | None = None) -> bool:
+    def update(self, expected: Mapping[BatchKey, str] | None = None, *, keep: bool = False) -> bool:
         """Step the backbone on what the window holds, and publish it; returns whether there was anything to step on.
 
-        ``expected`` are the batches that count, with the uuids of their forwards; None: all that came.
+        ``expected`` are the batches that count, with the uuids of their forwards; None: all that came.  ``keep`` leaves
+        what the old version needed where it is.
         """
         if self.window is None:
             return False
@@ -230,7 +231,10 @@ class SplitServer:
             return False
         step.restore(part.module, buffers.fold(part.module, part.buffers(), mean.buffers))
         self._apply(SHARED, part, mean.gradients)
-        self.window.close(part, mean.members)
+        if keep:
+            self.window.publish(part, mean.members)
+        else:
+            self.window.close(part, mean.members)
         return True
 
     def begin_round(self, number: int) -> None:
@@ -239,6 +243,11 @@ class SplitServer:
         for part in [self.backbone, *self.copies.values(), *auxiliaries]:
             part.begin_round(number)
         self._anchors = {}
+
+    def anchor(self, copy: int) -> None:
+        """Take a copy's weights as those of the round's start, to which FedProx draws it."""
+        if self.settings.proximal and copy != SHARED:
+            self._anchors[copy] = [w.detach().clone() for w in self.part(copy).weights]
 
     def versions(self) -> dict[int, int]:
         """Return the version of every copy (``SHARED`` or a client)."""
@@ -271,7 +280,9 @@ class SplitServer:
         copy = self._copy(client)
         if self.settings.proximal and copy != SHARED and BACKBONE in self.settings.recipe.averaged:
             # FedProx, as at the client: a copy that will be averaged is drawn to the weights of the round's start
-            anchors = self._anchors.setdefault(copy, [w.detach().clone() for w in part.weights])
+            if copy not in self._anchors:
+                self.anchor(copy)
+            anchors = self._anchors[copy]
             gradients = [
                 g if g is None else g + self.settings.proximal * (w.detach() - a)
                 for g, w, a in zip(gradients, part.weights, anchors, strict=True)
@@ -284,14 +295,16 @@ class SplitServer:
         seed = self.settings.batch_seed(key)
         return crossing.unpack(prefix, request.tensors, others, self.channel, content, key, seed)
 
-    def _activations(self, request: Message, key: BatchKey) -> tuple[step.Values, Tensor]:
+    def activations(self, request: Message, key: BatchKey) -> tuple[step.Values, Tensor]:
+        """Return what a request sends over the cut, decoded, and its labels."""
         if "y" not in request.tensors:
             raise WireError(f"expected labels 'y' in a {request.kind!r} request, got {', '.join(request.tensors)}")
         return self._values(request, key, "activations", "h"), request.tensors["y"]
 
-    def _answer(
+    def answer(
         self, key: BatchKey, extra: dict[str, Tensor], content: str, prefix: str, values: Sequence[Any], **meta: Any
     ) -> Message:
+        """Return the answer that sends ``values`` down, with the tensors ``extra``."""
         tensors, others = crossing.pack(prefix, values, self.channel, content, key, self.settings.batch_seed(key))
         if others:
             meta["values"] = others

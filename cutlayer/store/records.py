@@ -130,6 +130,17 @@ class ForwardRecords:
             return False
         return True
 
+    def end(self, note: RecordNote) -> bool:
+        """Write the end of a client that is dropped in the place of a δ; False if the δ is there, and counts."""
+        return self.put_delta(note, {}, {"end": True}) or self.ended(note)
+
+    def ended(self, note: RecordNote) -> bool:
+        """Say whether the end of its client stands in the place of a δ."""
+        try:
+            return bool(self._store.meta(self._delta(note)).get("end"))
+        except MissingObject:
+            return False
+
     def get_delta(self, record: ForwardRecord | RecordNote) -> tuple[Tensors, Meta]:
         """Return δ of a batch.
 

@@ -96,6 +96,11 @@ class StepLog:
         """Return the turns of a client whose slots are taken, by a batch or by its end."""
         return [int(p.rpartition("/")[2]) for p in self._store.list(f"{self.steps}/{round_number:06d}/{client}")]
 
+    def clients(self, round_number: int) -> list[int]:
+        """Return the clients of whose round something is kept."""
+        folder = f"{self.steps}/{round_number:06d}"
+        return sorted({int(path.split("/")[4]) for path in self._store.list(folder)})
+
     def rounds(self) -> list[int]:
         """Return the rounds of which something is kept."""
         return sorted({int(path.split("/")[3]) for path in self._store.list(self.steps)})

@@ -1,0 +1,450 @@
+"""A split server that keeps nothing: any replica answers any request of a run, and what it holds is a cache of files.
+
+Where the backbone steps batch by batch, its weights are a function of the run's beginning and of the requests in their
+order.  A request is therefore written into the step log before it is answered, and a replica that stands elsewhere (a
+new one, or one whose neighbour took the last batch) loads the newest state at or before the batch and goes through the
+log from there.  States are written at the end of every round, and within it whenever that costs little beside the work
+that it saves.
+
+Law: the weights depend on the batches alone, whatever is killed, repeated, or sent to which replica.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor
+from time import perf_counter
+from typing import Any
+
+from torch import Tensor
+
+from cutlayer.errors import CutlayerError, WireError
+from cutlayer.faults import point
+from cutlayer.roles.assembly import AUXILIARY, BACKBONE, Assembly
+from cutlayer.roles.federated import Update
+from cutlayer.roles.part import Part
+from cutlayer.roles.schedule import SHARED, Schedule
+from cutlayer.roles.split_server import key_of, samples_of
+from cutlayer.store import BatchKey, TensorStore
+from cutlayer.store.states import States
+from cutlayer.store.steps import END, Closed, StepLog
+from cutlayer.wire import Message
+
+WORTH = 50
+"""A state is written within a round once the work since the last one is so many times what writing it takes."""
+
+
+KEPT = 8
+"""Answers that are kept for a request that comes again."""
+
+
+class NotYet(CutlayerError):
+    """What a request needs is still on its way from other clients: ask again."""
+
+
+class Replica:
+    """Answers the requests of one run in which the backbone steps batch by batch, or on uploads.
+
+    ``schedule`` gives the plan of a round.  Not to be shared among threads, except that ``io`` writes to the store.
+    """
+
+    def __init__(
+        self,
+        assembly: Assembly,
+        store: TensorStore,
+        run: str,
+        schedule: Callable[[int], Schedule],
+        io: Executor | None = None,
+    ) -> None:
+        self.assembly, self.settings, self.recipe = assembly, assembly.settings, assembly.recipe
+        self.server = assembly.server(store, run)
+        self.server.retain = True
+        self.log = StepLog(store, run)
+        self.states = States(store, run)
+        self._schedule = schedule
+        self._io = io
+        self._at: dict[int, tuple[int, int]] = {}
+        self._replies: OrderedDict[BatchKey, Message] = OrderedDict()
+        self._begun: set[int] = set()
+        self._work: dict[int, float] = {}
+        self._saving: dict[int, float] = {}
+
+    # --- requests -----------------------------------------------------------------------------------------------
+
+    def answer(self, request: Message) -> Message:
+        """Answer one request.
+
+        Raises:
+            NotYet: batches that come before it, or belong to it, are not there yet.
+            Closed: its client was dropped from the round, or the round is over.
+            WireError: it is not of the protocol, or not in the round's plan.
+        """
+        key = key_of(request)
+        schedule = self._schedule(key.round)
+        schedule.check(key, samples_of(request))
+        turn = schedule.turn(key)
+        if request.kind == "upload":
+            return self._upload(request, key, schedule, turn)
+        expected = ("forward", "backward") if self.recipe.labels == "client" else ("train",)
+        if self.recipe.local_loss or request.kind not in expected:
+            raise WireError(f"algorithm {self.recipe.name} has no request of kind {request.kind!r}")
+        self._open(key.round)
+        if request.kind == "forward":
+            return self._forward(request, key, schedule)
+        return self._step(request, key, schedule, turn)
+
+    def _upload(self, request: Message, key: BatchKey, schedule: Schedule, turn: int) -> Message:
+        if not self.recipe.local_loss or not schedule.sent(turn):
+            raise WireError(f"algorithm {self.recipe.name} does not upload batch {turn} of a round")
+        self._open(key.round)
+        point("split.upload.before_record")
+        self.log.put(key.round, key.client, turn, request)
+        point("split.upload.before_answer")
+        return Message("upload", {}, {})
+
+    def _forward(self, request: Message, key: BatchKey, schedule: Schedule) -> Message:
+        self._reach(schedule, schedule.copy_of(key.client), schedule.position[key])
+        point("split.forward.before_record")
+        reply = self.server.handle(request)
+        point("split.forward.before_answer")
+        return reply
+
+    def _step(self, request: Message, key: BatchKey, schedule: Schedule, turn: int) -> Message:
+        known = self._replies.get(key)
+        if known is not None:
+            return known
+        copy = schedule.copy_of(key.client)
+        position = schedule.position[key]
+        unit = schedule.units[copy][position]
+        if len(unit) > 1:
+            self.log.put(key.round, key.client, turn, request)
+            self._wait_for(schedule, unit)
+            self._reach(schedule, copy, position)
+            replies = self._apply(schedule, copy, position)
+        else:
+            self._reach(schedule, copy, position)
+            replies = {key: self._write_and_apply(request, schedule, copy, position)}
+        self._remember(replies)
+        self._save_if_worth(schedule, copy)
+        point("split.step.before_answer")
+        return replies[key]
+
+    def _write_and_apply(self, request: Message, schedule: Schedule, copy: int, position: int) -> Message:
+        """Write the request while the step is computed: it counts, and is answered, when both are done."""
+        key = key_of(request)
+        point("split.step.before_record")
+        slot = key.round, key.client, schedule.turn(key)
+        writing = self._io.submit(self.log.put, *slot, request) if self._io is not None else None
+        try:
+            if writing is None:
+                request = self.log.put(*slot, request)
+            reply = self._handle(request, copy)
+        except BaseException:
+            self._forget(copy)
+            if writing is not None:
+                writing.exception()
+            raise
+        if writing is not None:
+            try:
+                writing.result()
+            except BaseException:
+                self._forget(copy)
+                raise
+        point("split.step.after_record")
+        self._at[copy] = key.round, position + 1
+        return reply
+
+    def _handle(self, request: Message, copy: int) -> Message:
+        start = perf_counter()
+        reply = self.server.handle(request)
+        self._work[copy] = self._work.get(copy, 0.0) + perf_counter() - start
+        return reply
+
+    def _remember(self, replies: Mapping[BatchKey, Message]) -> None:
+        """Keep the newest answers at hand for a repeated request; else they are computed again."""
+        self._replies.update(replies)
+        while len(self._replies) > max(KEPT, len(replies)):
+            self._replies.popitem(last=False)
+
+    def _wait_for(self, schedule: Schedule, unit: Iterable[BatchKey]) -> None:
+        missing = [k for k in unit if not self.log.exists(k.round, k.client, schedule.turn(k))]
+        ended = self.log.ended(schedule.round) if missing else {}
+        for key in missing:
+            if key.client not in ended:
+                raise NotYet(f"the batch of client {key.client} that belongs to this step has not come yet")
+
+    # --- the state ----------------------------------------------------------------------------------------------
+
+    def _open(self, round_number: int) -> None:
+        """Raise Closed where a round is over, NotYet where the one before it is not."""
+        if round_number in self._begun:
+            return
+        if self.states.finished(round_number):
+            raise Closed(f"round {round_number} is over; ask for the next task")
+        if round_number > 1 and not self.states.finished(round_number - 1):
+            raise NotYet(f"round {round_number - 1} is not over yet")
+        self._begun = {round_number}
+
+    def _forget(self, copy: int) -> None:
+        """Drop what is in memory of a copy: it is loaded again when needed."""
+        self._at.pop(copy, None)
+
+    def _reach(self, schedule: Schedule, copy: int, position: int) -> None:
+        """Bring a copy to where it is before unit ``position`` of the round."""
+        at = self._at.get(copy)
+        if at is None or at[0] != schedule.round or at[1] > position:
+            self._load(schedule, copy, position)
+        while self._at[copy][1] < position:
+            self._apply(schedule, copy, self._at[copy][1])
+            self._save_if_worth(schedule, copy)
+
+    def _apply(self, schedule: Schedule, copy: int, position: int) -> dict[BatchKey, Message]:
+        """Go through the unit at ``position`` as the log has it; returns the answers."""
+        requests = self._logged(schedule, schedule.units[copy][position])
+        try:
+            if self.recipe.grouped:
+                replies = self.server.handle_together(list(requests.values())) if requests else []
+                answers = dict(zip(requests, replies, strict=True))
+            else:
+                answers = {key: self._handle(request, copy) for key, request in requests.items()}
+        except BaseException:
+            self._forget(copy)
+            raise
+        self._at[copy] = schedule.round, position + 1
+        return answers
+
+    def _logged(self, schedule: Schedule, unit: Iterable[BatchKey]) -> dict[BatchKey, Message]:
+        """Return the requests of a unit, without those of clients that were dropped before it."""
+        found = {}
+        for key in unit:
+            request = self.log.get(key.round, key.client, schedule.turn(key))
+            if request is None and key.client not in self.log.ended(schedule.round):
+                raise NotYet(f"batch {key.text}, which comes before this one, has not come yet")
+            if request is not None and request.kind != END:
+                found[key] = request
+        return found
+
+    def _load(self, schedule: Schedule, copy: int, position: int) -> None:
+        """Load the newest state at or before ``position``; its copy stands there then."""
+        found = None if self.settings.proximal else self.states.within(schedule.round, copy, position)
+        if found is None:
+            self._begin(schedule, copy)
+            self._at[copy] = schedule.round, 0
+            return
+        at, tensors, meta = found
+        for number in self._numbers(schedule, copy):
+            if number != SHARED:
+                self.server.copies[number] = self.assembly.first[BACKBONE].copy()
+            self._restore(number, tensors, meta)
+        self._at[copy] = schedule.round, at
+
+    def _numbers(self, schedule: Schedule, copy: int) -> list[int]:
+        """Return the copies that move together: all that clients have, where the recipe groups them."""
+        if copy == SHARED and self.recipe.server == "per_client":
+            return list(schedule.turns)
+        return [copy]
+
+    def _begin(self, schedule: Schedule, copy: int) -> None:
+        """Put a copy where it is at the beginning of a round."""
+        for number in self._numbers(schedule, copy):
+            part = self.assembly.first[BACKBONE].copy()
+            if number == SHARED:
+                self.server.backbone = part
+            else:
+                self.server.copies[number] = part
+            self.server.load_versions(self.server.versions() | {number: 0})
+            found = self.states.before(schedule.round, number)
+            if found is not None:
+                self._restore(number, *found)
+            mean = self.states.mean(schedule.round - 1) if self.assembly.averages_backbones else None
+            if mean is not None:
+                part.write(mean)
+            part.begin_round(schedule.round)
+            self.server.anchor(number)
+        self._work[copy] = 0.0
+
+    def _restore(self, number: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        self._part(number).load_state(_under(f"{number}/", tensors), meta["parts"][str(number)])
+        self.server.load_versions(self.server.versions() | {number: meta["versions"][str(number)]})
+        if number == SHARED:
+            self.assembly.channel.load_state_dict({**_under("channel/", tensors), **meta["channel"]})
+
+    def _part(self, number: int) -> Part:
+        return self.server.backbone if number == SHARED else self.server.part(number)
+
+    def _state(self, numbers: Iterable[int]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors: dict[str, Tensor] = {}
+        meta: dict[str, Any] = {"parts": {}, "versions": {}, "channel": {}}
+        for number in numbers:
+            held, meta["parts"][str(number)] = self._part(number).state()
+            tensors |= {f"{number}/{k}": t for k, t in held.items()}
+            meta["versions"][str(number)] = self.server.versions().get(number, 0)
+        for key, value in self.assembly.channel.state_dict().items():
+            if isinstance(value, Tensor):
+                tensors[f"channel/{key}"] = value
+            else:
+                meta["channel"][key] = value
+        return tensors, meta
+
+    def _save_if_worth(self, schedule: Schedule, copy: int) -> None:
+        if self.recipe.local_loss or self._work.get(copy, 0.0) < WORTH * self._saving.get(copy, 0.02):
+            return
+        start = perf_counter()
+        point("split.state.before_save")
+        self.states.save_within(schedule.round, copy, self._at[copy][1], *self._state(self._numbers(schedule, copy)))
+        point("split.state.after_save")
+        self._saving[copy] = perf_counter() - start
+        self._work[copy] = 0.0
+
+    # --- the end of a round -------------------------------------------------------------------------------------
+
+    def end(self, round_number: int, client: int) -> int:
+        """Write the end of a client that is dropped from the round; returns how many of its batches count."""
+        schedule = self._schedule(round_number)
+        turns = [turn for turn in range(schedule.turns[client]) if schedule.sent(turn)]
+        return self.log.end(round_number, client, turns)
+
+    def finish(self, round_number: int) -> dict[str, Any]:
+        """Bring the round's updates to their end and write what the next one begins with; again: nothing changes."""
+        schedule = self._schedule(round_number)
+        if not self.states.finished(round_number):
+            self._open(round_number)
+            for copy, units in schedule.units.items():
+                self._reach(schedule, copy, len(units))
+                point("split.state.before_save")
+                for number in self._numbers(schedule, copy):
+                    self.states.save_end(round_number, number, *self._state([number]))
+                    if number != SHARED:  # the next round loads it: memory holds as few models as there are threads
+                        self.server.copies.pop(number, None)
+                self._forget(copy)
+                point("split.state.after_save")
+            self._average(schedule)
+            self._align(schedule)
+            self.states.finish(round_number, {"members": self.members(schedule)})
+        self._begun.discard(round_number)
+        point("split.finish.before_collect")
+        self._collect(round_number)
+        point("split.finish.before_answer")
+        return {"steps": sum(len(units) for units in schedule.units.values())}
+
+    def members(self, schedule: Schedule) -> list[list[int]]:
+        """Return the batches of the round that count."""
+        ended = self.log.ended(schedule.round)
+        keys = [key for units in schedule.units.values() for unit in units for key in unit]
+        return [list(k) for k in keys if schedule.turn(k) < ended.get(k.client, schedule.turn(k) + 1)]
+
+    def _average(self, schedule: Schedule) -> None:
+        """Make one backbone of those of the clients that went through the round."""
+        if not self.assembly.averages_backbones:
+            return
+        ended = self.log.ended(schedule.round)
+        copies = _Copies(self.states, schedule.round, {c: n for c, n in schedule.samples.items() if c not in ended})
+        server = self.assembly.federated((BACKBONE,), copies)
+        found = self.states.rules(schedule.round - 1)
+        if found is not None:
+            server.load_state(found)
+        server.close()
+        self.states.save_mean(schedule.round, server.parts[BACKBONE], server.state())
+
+    def _align(self, schedule: Schedule) -> None:
+        """FSL-SAGE: align the auxiliaries of the clients that went through the round, from what they uploaded."""
+        aligner = self.server.aligner
+        if aligner is None or (schedule.round - 1) % self.recipe.align_every:
+            return
+        ended = self.log.ended(schedule.round)
+        for client in schedule.samples:
+            if client in ended or self.states.aligned(schedule.round, client):
+                continue
+            self._gather(client, schedule.round)
+            part = aligner.auxiliaries[client] = self.assembly.first[AUXILIARY].copy()
+            found = self.states.auxiliary(schedule.round, client)
+            if found is not None:
+                part.load_state(*found)
+            part.begin_round(schedule.round)
+            if aligner.align(client, self.server.backbone.module, schedule.round) is not None:
+                self.states.save_auxiliary(schedule.round, client, *part.state())
+
+    def _gather(self, client: int, round_number: int) -> None:
+        """Keep the newest uploads of a client for an alignment, read from the log."""
+        aligner = self.server.aligner
+        assert aligner is not None
+        aligner.kept.pop(client, None)
+        needed, slots = self.recipe.buffer, []
+        for number in reversed([r for r in self.log.rounds() if r <= round_number]):
+            for turn in reversed(self.log.turns(number, client)):
+                found = self.log.get(number, client, turn)
+                if found is not None and found.kind != END and needed > 0:
+                    slots.append(found)
+                    needed -= samples_of(found)
+        for request in reversed(slots):
+            key = key_of(request)
+            h, y = self.server.activations(request, key)
+            aligner.keep(client, h, y)
+
+    def _collect(self, round_number: int) -> None:
+        """Delete what no later round can ask for."""
+        for number in self.log.rounds():
+            if number < round_number and self.server.aligner is None:
+                self.log.delete(number)
+        if self.server.aligner is not None:
+            self._collect_uploads(round_number)
+        for note in self.server.records.notes():
+            if note.key.round < round_number:
+                self.server.records.delete(note.uuid)
+        self.states.collect(round_number)
+
+    def _collect_uploads(self, round_number: int) -> None:
+        """Delete uploads that are too old for any alignment to come."""
+        rounds = [r for r in self.log.rounds() if r <= round_number]
+        for client in {c for r in rounds for c in self.log.clients(r)}:
+            needed = self.recipe.buffer
+            for number in reversed(rounds):
+                for turn in reversed(self.log.turns(number, client)):
+                    if needed <= 0 and number < round_number:
+                        self.log.delete(number, client, turn)
+                    else:
+                        found = self.log.get(number, client, turn)
+                        needed -= samples_of(found) if found is not None and found.kind != END else 0
+
+    # --- evaluation ---------------------------------------------------------------------------------------------
+
+    def part_after(self, round_number: int, client: int) -> Part:
+        """Return the backbone that serves ``client`` as it is after a round, for evaluation.
+
+        Raises MissingObject where the round is not over, or too long over.
+        """
+        part = self.assembly.first[BACKBONE].copy()
+        number = client if self.recipe.server == "per_client" else SHARED
+        found = self.states.before(round_number + 1, number)
+        if found is not None:
+            part.load_state(_under(f"{number}/", found[0]), found[1]["parts"][str(number)])
+        mean = self.states.mean(round_number) if self.assembly.averages_backbones else None
+        if mean is not None:
+            part.write(mean)
+        return part
+
+
+class _Copies:
+    """The clients' backbones at the end of a round as an inbox, read one by one."""
+
+    def __init__(self, states: States, round_number: int, samples: Mapping[int, int]) -> None:
+        self._states, self._round, self._samples = states, round_number, samples
+
+    def add(self, client: int, samples: int, update: Update) -> bool:
+        raise AssertionError("the copies of a round are what the round left")
+
+    def clients(self) -> Iterable[int]:
+        return list(self._samples)
+
+    def get(self, client: int) -> tuple[int, Update]:
+        found = self._states.before(self._round + 1, client)
+        assert found is not None
+        return self._samples[client], {BACKBONE: _under(f"{client}/weights/", found[0])}
+
+    def clear(self) -> None:
+        return None
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
