@@ -5,11 +5,31 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
 from cutlayer.errors import ConfigError, CutlayerError
+
+_allowed: frozenset[str] | None = None
+
+
+def restrict(modules: Iterable[str]) -> None:
+    """From now on, load from ``modules`` and the modules inside them alone, in this process.
+
+    For processes that are told names from elsewhere: a service, a client.
+    """
+    global _allowed
+    _allowed = frozenset(modules)
+
+
+def _check_allowed(module: str, target: str, what: str) -> None:
+    if _allowed is None or any(module == name or module.startswith(f"{name}.") for name in _allowed):
+        return
+    raise ConfigError(
+        f"{what} {target!r} names code that this process was not allowed to run; if you trust it, start it with "
+        f"--allow {module}"
+    )
 
 
 def load_target(target: str, what: str) -> Callable[..., Any]:
@@ -32,6 +52,7 @@ def load_object(target: str, what: str) -> Any:
     module_name, _, attribute = target.partition(":")
     if not module_name or not attribute:
         raise ConfigError(f"{what} must be a known name or package.module:function, and {target!r} came")
+    _check_allowed(module_name, target, what)
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:

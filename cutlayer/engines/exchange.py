@@ -57,11 +57,15 @@ class WeightExchange:
         carried = self._transport.down(message, "updates")
         part.write(self._clients.take_personal(client, name, held, carried))
 
-    def hand_over(self, giver: Mapping[str, Part], taker: Mapping[str, Part]) -> None:
-        """Hand weights and optimizer state from one client to the next, through the server: up, then down."""
-        for name, part in giver.items():
-            carried = self._transport.down(self._transport.up(handover(part), "updates"), "updates")
-            taker[name].load_state(carried.tensors, carried.meta)
+    def give(self, parts: Mapping[str, Part]) -> dict[str, Message]:
+        """Carry a client's parts up after its turn in a relay, weights and optimizer state."""
+        return {name: self._transport.up(handover(part), "updates") for name, part in parts.items()}
+
+    def take(self, given: Mapping[str, Message], parts: Mapping[str, Part]) -> None:
+        """Carry what the client before has given down into ``parts``."""
+        for name, message in given.items():
+            carried = self._transport.down(message, "updates")
+            parts[name].load_state(carried.tensors, carried.meta)
 
     def state(self) -> tuple[Weights, dict[str, Any]]:
         """Return what must survive an interruption, as tensors and JSON."""

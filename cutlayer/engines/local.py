@@ -19,6 +19,7 @@ from cutlayer.roles.coordinator import Plan, order, plan
 from cutlayer.roles.schedule import window_limit
 from cutlayer.roles.settings import Settings
 from cutlayer.roles.split_server import SplitServer
+from cutlayer.roles.weights import handover
 from cutlayer.roles.window import Window
 from cutlayer.store import MemoryStore
 from cutlayer.transport import InProcess, Traffic
@@ -36,6 +37,7 @@ class LocalEngine:
         self.done = 0
         self.holder = 0
         """The client that holds the parts that a relay hands on."""
+        self._given: dict[str, Message] = {}
         self.traffic = Traffic()
         self.on_batch: Callable[[int, int], None] | None = None
         self._seconds = {"client": 0.0, "server": 0.0, "federated": 0.0, "evaluation": 0.0}
@@ -63,6 +65,8 @@ class LocalEngine:
         self._seconds = dict.fromkeys(self._seconds, 0.0)
         now = plan(self.recipe, self.settings.seed, self.done + 1, len(self.shares), self.setup.fraction)
         clients = [self.client(i) for i in now.clients]
+        if self.recipe.schedule == "relay" and self.done and not self._given:  # after a resume
+            self._given = {name: handover(part) for name, part in self.clients[self.holder].parts.items()}
         for client in clients:
             client.begin_round(now.round)
         if self.server is not None:
@@ -94,9 +98,14 @@ class LocalEngine:
         if self.recipe.grouped:
             self._run_together(turns)
             return
+        if self.recipe.schedule == "relay":
+            for client in clients:
+                self._take_over(client, now.round)
+                for turn in turns[client.number]:
+                    self._run(turn)
+                self._given = self.exchange.give(client.parts)
+            return
         for number in order(self.recipe, {c.number: c.turn_count for c in clients}):
-            if self.recipe.schedule == "relay":
-                self._take_over(self.clients[number], now.round)
             self._run(next(turns[number]))
 
     def _run_together(self, turns: dict[int, Iterator[Turn]]) -> None:
@@ -213,7 +222,7 @@ class LocalEngine:
 
     def _take_over(self, client: Client, round_number: int) -> None:
         if client.number != self.holder:
-            self.exchange.hand_over(self.clients[self.holder].parts, client.parts)
+            self.exchange.take(self._given, client.parts)
             client.begin_round(round_number)  # the giver's schedule stands where it last took part
             self.holder = client.number
 

@@ -38,11 +38,12 @@ EXAMPLE = 4
 class Outline:
     """What a party must know of the data to build the model: a few samples, real or made up, and the classes.
 
-    ``inputs`` are what the model is called with, ``shape`` is that of one sample's first input.
+    ``inputs`` are what the model is called with, ``shape`` is that of one sample's first input.  Without ``targets``,
+    class 0 stands for every score that is given.
     """
 
     inputs: tuple[Any, ...]
-    targets: Tensor
+    targets: Tensor | None
     shape: tuple[int, ...]
     classes: int
     name: str = "data"
@@ -320,8 +321,12 @@ def _crossing(cut: SplitModel, outline: Outline, loss: step.Loss) -> Any:
             f"data {outline.name} has {outline.classes} classes, and the model gives {got} scores a sample; build the "
             f"model with {outline.classes} outputs"
         )
-    _check_loss(loss, output, outline.targets, "one that takes the model's output and the data's targets")
+    _check_loss(loss, output, _targets(outline, scores), "one that takes the model's output and the data's targets")
     return h
+
+
+def _targets(outline: Outline, scores: Tensor) -> Tensor:
+    return outline.targets if outline.targets is not None else scores.new_zeros(scores.shape[:-1], dtype=torch.int64)
 
 
 def _check_auxiliary(aux: nn.Module, h: Any, outline: Outline, loss: step.Loss) -> None:
@@ -338,7 +343,10 @@ def _check_auxiliary(aux: nn.Module, h: Any, outline: Outline, loss: step.Loss) 
             f"auxiliary gives {scores.shape[-1]} scores a sample, and there are {outline.classes} classes"
         )
     _check_loss(
-        loss, output, outline.targets, "auxiliary=backbone, or a model of your own that scores what has a label"
+        loss,
+        output,
+        _targets(outline, scores),
+        "auxiliary=backbone, or a model of your own that scores what has a label",
     )
 
 

@@ -71,8 +71,10 @@ def _counts(result: cl.Result) -> list[dict[str, Any]]:
 
 
 def _bytes_up(sent: list[tuple[Message, int]]) -> int:
-    """Return the bytes of requests and updates, and of every other hand-over: these go up, then down."""
-    handed = [size for message, size in sent if message.kind == "handover"][::2]
+    """Return the bytes of requests and updates, and of every other turn's hand-over: these go up, then down."""
+    parts = 2 if any(message.kind == "backward" for message, _ in sent) else 1
+    sizes = [size for message, size in sent if message.kind == "handover"]
+    handed = [size for i, size in enumerate(sizes) if i // parts % 2 == 0]
     asked = [size for message, size in sent if message.kind in ("train", "forward", "backward", "update")]
     uploads = [size for message, size in sent if message.kind == "upload" and message.tensors]
     return sum(handed + asked + uploads)
