@@ -35,18 +35,27 @@ def _run(recipe: str, **keys: Any) -> cl.Result:
     return cl.run(algorithm, split, data, clients={"count": 4, "fraction": 0.6}, **(options | keys))
 
 
+class Carried(Message):
+    """A message that was decoded: it is on its way down, or has arrived."""
+
+
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Message, int]]:
     """Return the list of every message that is encoded from here on, with the length of its bytes."""
     found: list[tuple[Message, int]] = []
-    encode = wire.encode
+    encode, decode = wire.encode, wire.decode
 
     def watched(message: Message) -> bytes:
         data = encode(message)
         found.append((message, len(data)))
         return data
 
+    def carried(data: bytes) -> Message:
+        message = decode(data)
+        return Carried(message.kind, message.tensors, message.meta)
+
     monkeypatch.setattr(wire, "encode", watched)
+    monkeypatch.setattr(wire, "decode", carried)
     return found
 
 
@@ -71,10 +80,8 @@ def _counts(result: cl.Result) -> list[dict[str, Any]]:
 
 
 def _bytes_up(sent: list[tuple[Message, int]]) -> int:
-    """Return the bytes of requests and updates, and of every other turn's hand-over: these go up, then down."""
-    parts = 2 if any(message.kind == "backward" for message, _ in sent) else 1
-    sizes = [size for message, size in sent if message.kind == "handover"]
-    handed = [size for i, size in enumerate(sizes) if i // parts % 2 == 0]
+    """Return the bytes of requests and updates, and of hand-overs on their way up: these come as they were made."""
+    handed = [size for message, size in sent if message.kind == "handover" and not isinstance(message, Carried)]
     asked = [size for message, size in sent if message.kind in ("train", "forward", "backward", "update")]
     uploads = [size for message, size in sent if message.kind == "upload" and message.tensors]
     return sum(handed + asked + uploads)
