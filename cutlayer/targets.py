@@ -11,6 +11,9 @@ from typing import Any
 
 from cutlayer.errors import ConfigError, CutlayerError
 
+OWN = frozenset({"cutlayer.models"})
+"""What cutlayer's own names lead to."""
+
 _allowed: frozenset[str] | None = None
 
 
@@ -20,7 +23,7 @@ def restrict(modules: Iterable[str]) -> None:
     For processes that are told names from elsewhere: a service, a client.
     """
     global _allowed
-    _allowed = frozenset(modules)
+    _allowed = OWN | frozenset(modules)
 
 
 def _check_allowed(module: str, target: str, what: str) -> None:

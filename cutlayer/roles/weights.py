@@ -37,6 +37,11 @@ class Broadcaster:
         self.round = 0
         self.full = True
 
+    @property
+    def exact(self) -> bool:
+        """Weights travel untouched."""
+        return self._down.exact
+
     def broadcast(self, parts: Mapping[str, Mapping[str, Tensor]], round_number: int) -> Parts:
         """Fix what all clients of this round are sent of ``parts``, and return it: what they will start from."""
         weights = flat(parts)

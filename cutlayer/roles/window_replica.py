@@ -10,6 +10,7 @@ Law: the weights depend on the batches alone, whatever is killed, repeated, or s
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -183,7 +184,8 @@ class WindowReplica:
         if latest is None:
             self.server.backbone = self.assembly.first[BACKBONE].copy()
             self.window.enter(-1)
-            self._publish_next([])
+            with contextlib.suppress(ObjectExists):
+                self.window.publish(self.server.backbone, [])
             return 0
         return latest
 
@@ -204,29 +206,32 @@ class WindowReplica:
     def _step(self, schedule: Schedule, version: int) -> None:
         """Make the step from ``version`` to the next, if all its batches are in.  Raises NotYet if not."""
         keys = self.windows(schedule)[version - self._base(schedule.round)]
+        try:
+            self._make_step(schedule, keys, version)
+        except (ObjectExists, MissingObject):
+            self._version = -1
+            if self._latest() <= version:
+                raise
+            return  # another replica was first: its step is the same, and it has tidied up
+        except NotYet:
+            raise
+        except BaseException:
+            self._version = -1  # the step may be made here and not published: it is made again
+            raise
+        point("split.update.after_publish")
+        self._stand_at(version + 1)
+        self._collect(version)
+        point("split.update.after_collect")
+
+    def _make_step(self, schedule: Schedule, keys: list[BatchKey], version: int) -> None:
         counted = self._counted(schedule, keys, version)
         self._load(version)
         for key in self.window.ledger.missing(counted):
             self._count_again(RecordNote(counted[key], key, version))
         self.server.backbone.begin_round(schedule.round)
         point("split.update.before_publish")
-        try:
-            if not self.server.update(counted, keep=True):
-                self._publish_next([])
-        except ObjectExists:
-            self._version = -1  # another replica was first: its step is the same
-            self._load(version + 1)
-            return
-        point("split.update.after_publish")
-        self._stand_at(version + 1)
-        self._collect(version)
-        point("split.update.after_collect")
-
-    def _publish_next(self, members: list[Any]) -> None:
-        try:
-            self.window.publish(self.server.backbone, members)
-        except ObjectExists:
-            return
+        if not self.server.update(counted, keep=True):
+            self.window.publish(self.server.backbone, [])
 
     def _counted(self, schedule: Schedule, keys: Iterable[BatchKey], version: int) -> dict[BatchKey, str]:
         """Return the batches of a window that count, with their uuids.  Raises NotYet while one is missing."""

@@ -81,6 +81,10 @@ class States:
         """Say whether the auxiliary of a client was aligned after a round."""
         return self._store.exists(f"{self.folder}/auxiliary-{client}/{round_number:06d}")
 
+    def alignments(self, client: int) -> list[int]:
+        """Return the rounds after which the auxiliary of a client was aligned."""
+        return [_round(path) for path in self._store.list(f"{self.folder}/auxiliary-{client}")]
+
     def auxiliary(self, round_number: int, client: int) -> State | None:
         """Return the auxiliary of a client as aligned before round ``round_number``, if it was."""
         earlier = [p for p in self._store.list(f"{self.folder}/auxiliary-{client}") if _round(p) < round_number]
@@ -109,7 +113,8 @@ class States:
             if folder == "rounds":
                 continue
             ends = [p for p in paths if p.endswith(END) or "-" not in p.rpartition("/")[2]]
-            keep = {p for p in ends if _round(p) >= round_number} | set(ends[-1:])
+            newest = 2 if folder.startswith("auxiliary-") else 1
+            keep = {p for p in ends if _round(p) >= round_number} | set(ends[-newest:])
             for path in paths:
                 if path not in keep and _round(path) <= round_number:
                     self._store.delete(path)
