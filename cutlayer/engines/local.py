@@ -38,6 +38,8 @@ class LocalEngine:
         self.holder = 0
         """The client that holds the parts that a relay hands on."""
         self._given: dict[str, Message] = {}
+        self.aligned: dict[int, int] = {}
+        """Clients whose auxiliary was aligned after a round and waits to be sent, with that round."""
         self.traffic = Traffic()
         self.on_batch: Callable[[int, int], None] | None = None
         self._seconds = {"client": 0.0, "server": 0.0, "federated": 0.0, "evaluation": 0.0}
@@ -89,6 +91,10 @@ class LocalEngine:
         for client in clients:
             if shared:
                 self.exchange.send_down(client.number, client.parts, shared)
+            if client.number in self.aligned and self.server is not None and self.server.aligner is not None:
+                weights = self.server.aligner.auxiliary(client.number).snapshot()
+                since = self.aligned.pop(client.number)
+                self.exchange.personal(client.number, AUXILIARY, client.parts[AUXILIARY], weights, since)
         if self.recipe.schedule == "relay" and self.done == 0:
             self.holder = clients[0].number
             self.exchange.first(self.holder, clients[0].parts)
@@ -153,7 +159,7 @@ class LocalEngine:
             weights = self.server.aligner.align(client.number, self.server.backbone.module, now.round)
             self._seconds["server"] += perf_counter() - start
             if weights is not None:
-                self.exchange.personal(client.number, AUXILIARY, client.parts[AUXILIARY], weights, now.round)
+                self.aligned[client.number] = now.round
 
     def _metrics(self, now: Plan, clients: Sequence[Client], seconds: float) -> dict[str, Any]:
         reports = {c.number: c.report() for c in clients}

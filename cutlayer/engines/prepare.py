@@ -80,7 +80,7 @@ def prepare(
     outline = outline_of(dataset, experiment)
     cut = _cut(experiment, recipe, model, outline)
     h = _crossing(cut, outline, loss)
-    shares, partition = _shares(experiment, dataset)
+    shares, partition = make_shares(experiment, dataset)
     found = _blueprint(experiment, recipe, cut, outline, h, aux, loss)
     store = open_store(experiment.store) if recipe.durable and experiment.store else None
     setup = Setup(
@@ -376,7 +376,8 @@ def _check_rows(recipe: Recipe, cut: SplitModel) -> None:
             )
 
 
-def _shares(experiment: Experiment, dataset: Dataset) -> tuple[list[datasets.Share], dict[str, Any]]:
+def make_shares(experiment: Experiment, dataset: Dataset) -> tuple[list[datasets.Share], dict[str, Any]]:
+    """Return what every client trains and tests on, and the picture of the partition.  Raises DataError."""
     options = dict(experiment.partition)
     scheme = options.pop("name")
     count = experiment.clients.count

@@ -25,6 +25,7 @@ def take(engine: LocalEngine) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors |= {f"{label}/{k}": t for k, t in found.items()}
     exchange, meta["exchange"] = engine.exchange.state()
     tensors |= {f"exchange/{k}": t for k, t in exchange.items()}
+    meta["aligned"] = {str(client): since for client, since in engine.aligned.items()}
     meta["channel"] = {}
     for key, value in engine.channel.state_dict().items():
         if isinstance(value, Tensor):
@@ -67,6 +68,7 @@ def restore(engine: LocalEngine, tensors: Mapping[str, Tensor], meta: Mapping[st
                 kept = under(f"kept/{client}/")
                 h = [kept[f"h{i}"] for i in range(len(kept) - 1)]
                 engine.server.aligner.kept[int(client)] = h, kept["y"]
+    engine.aligned = {int(client): since for client, since in meta["aligned"].items()}
     engine.done, engine.holder = meta["done"], meta["last"]
     engine.traffic.take()
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from cutlayer import step
-from cutlayer.errors import MissingObject, ObjectExists, WireError
+from cutlayer.errors import MissingObject, ObjectExists, StoreError, WireError
 from cutlayer.faults import point
 from cutlayer.roles import crossing
 from cutlayer.roles.assembly import BACKBONE, Assembly
@@ -208,11 +208,11 @@ class WindowReplica:
         keys = self.windows(schedule)[version - self._base(schedule.round)]
         try:
             self._make_step(schedule, keys, version)
-        except (ObjectExists, MissingObject):
+        except StoreError:
             self._version = -1
             if self._latest() <= version:
                 raise
-            return  # another replica was first: its step is the same, and it has tidied up
+            return  # another replica was first: its step is the same, and it may have tidied up meanwhile
         except NotYet:
             raise
         except BaseException:

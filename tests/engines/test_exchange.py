@@ -149,9 +149,11 @@ def test_a_hand_over_carries_weights_and_moments_both_ways() -> None:
     giver, taker = _part(1), _part(2)
     for _ in range(3):
         giver.apply([torch.randn(w.shape) for w in giver.weights])
-    exchange.hand_over({"encoder": giver}, {"encoder": taker})
-    up, down, _ = traffic.take()
-    assert up == down > 0
+    given = exchange.give({"encoder": giver})
+    up, none, _ = traffic.take()
+    assert up > 0 == none, "the server holds it until the next client comes"
+    exchange.take(given, {"encoder": taker})
+    assert traffic.take()[:2] == (0, up)
     assert toys.same(giver.snapshot(), taker.snapshot())
     gradients = [torch.randn(w.shape) for w in giver.weights]
     giver.apply([g.clone() for g in gradients])

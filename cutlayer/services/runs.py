@@ -1,0 +1,97 @@
+"""What a process knows of a run that it serves: the experiment, the roles made of it, and the plan of every round."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+
+from cutlayer import recipes
+from cutlayer.config import Experiment, parse
+from cutlayer.engines.prepare import Outline, blueprint
+from cutlayer.errors import ConfigError
+from cutlayer.roles.assembly import Assembly
+from cutlayer.roles.schedule import Schedule
+from cutlayer.services.api import Backend
+from cutlayer.services.errors import Conflict
+from cutlayer.services.outlines import made_up
+from cutlayer.services.protocol import RunView
+
+KEPT = 8
+"""Runs that a process has in memory at once."""
+
+
+class ServedRun:
+    """One run as a server or a client sees it.  ``clients`` is how many take part."""
+
+    def __init__(self, view: RunView, experiment: Experiment, outline: Outline, backend: Backend, device: str) -> None:
+        self.id, self.experiment, self.outline = view.id, experiment, outline
+        self.clients = view.clients or experiment.clients.count
+        found, settings, self.threads = blueprint(experiment.model_copy(update={"device": device}), outline)
+        _refuse_what_services_cannot(found.codec, settings.recipe)
+        self.assembly = Assembly(found, settings)
+        self.settings, self.recipe = settings, settings.recipe
+        self._backend = backend
+        self._schedules: OrderedDict[int, Schedule] = OrderedDict()
+
+    def schedule(self, round_number: int) -> Schedule:
+        """Return the layout of a round.  Its plan never changes, so it is asked for once."""
+        if round_number not in self._schedules:
+            plan = self._backend.plan(self.id, round_number)
+            samples = {p.client: p.samples for p in plan.participants}
+            self._schedules[round_number] = Schedule(self.settings, round_number, samples)
+            while len(self._schedules) > 4:
+                self._schedules.popitem(last=False)
+        return self._schedules[round_number]
+
+    def use_threads(self) -> None:
+        """Compute with as many threads as the run does everywhere: their number has a say in rounding."""
+        if torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
+
+
+class Runs:
+    """The runs that a server works for, the most recently used kept in memory."""
+
+    def __init__(self, backend: Backend, device: str, threads: int | None = None) -> None:
+        self._backend, self._device, self._threads = backend, device, threads
+        self._runs: OrderedDict[str, ServedRun] = OrderedDict()
+        self._lock = threading.Lock()
+        self.on_drop: Callable[[str], None] = lambda run: None
+
+    def get(self, run: str) -> ServedRun:
+        """Return a run.  Raises NotFound where there is none, Conflict where its clients have not prepared."""
+        with self._lock:
+            found = self._runs.get(run)
+            if found is None:
+                found = self._runs[run] = self._built(run)
+            self._runs.move_to_end(run)
+            while len(self._runs) > KEPT:
+                self.on_drop(self._runs.popitem(last=False)[0])
+            return found
+
+    def _built(self, run: str) -> ServedRun:
+        view = self._backend.run(run)
+        if view.example is None:
+            raise Conflict(f"run {run} is not ready: its clients have not told what their data looks like")
+        experiment = parse(view.experiment)
+        if self._threads is not None and experiment.threads == "auto":
+            experiment = experiment.model_copy(update={"threads": self._threads})
+        return ServedRun(view, experiment, made_up(view.example), self._backend, self._device)
+
+
+def _refuse_what_services_cannot(codec: object, recipe: recipes.Recipe) -> None:
+    """A codec that remembers, at a server that must not: its memory would be a replica's own."""
+    from cutlayer.codecs import parse as channel
+
+    if recipe.server == "shared" and recipe.step == "batch" and not recipe.grouped:
+        return
+    chains = channel(codec).chains
+    for kind in ("cut_gradients", *(("activations",) if recipe.labels == "client" else ())):
+        if any(getattr(transform, "feedback", False) for transform in chains[kind]):
+            raise ConfigError(
+                f"codec for {kind} keeps an error to feed back, which a replica of algorithm {recipe.name} cannot; "
+                "give it feedback: false"
+            )

@@ -1,0 +1,175 @@
+"""The split server's HTTP side: tickets in, messages in, messages out; one thread computes, others read and write."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from cutlayer import wire
+from cutlayer.errors import CutlayerError, MissingObject
+from cutlayer.roles.replica import NotYet
+from cutlayer.services import logs, web
+from cutlayer.services.errors import Conflict, Forbidden, NotFound, Unavailable
+from cutlayer.services.metrics import Metrics
+from cutlayer.services.settings import SplitSettings
+from cutlayer.services.split.hosting import Hosting
+from cutlayer.services.split.tasks import SplitTasks
+from cutlayer.services.tickets import Ticket, verify
+from cutlayer.services.worker import Pulse, Worker, connect
+from cutlayer.store.steps import Closed
+from cutlayer.transport.traffic import Traffic
+from cutlayer.wire import Message
+
+log = logging.getLogger(__name__)
+
+KINDS = {"forward": "train", "backward": "train", "train": "train", "upload": "train", "evaluate": "evaluate"}
+"""Requests, and the kind of task whose ticket they need."""
+PATIENCE = 20.0
+"""Seconds that a request waits here for what is still on its way; then its client asks again."""
+FIRST_LOOK, LAST_LOOK = 0.001, 0.1
+"""Seconds between looks at files that another replica may have written; they double."""
+
+
+class SplitService:
+    """Everything one process of the split server holds."""
+
+    def __init__(self, settings: SplitSettings) -> None:
+        self.settings = settings
+        self.secret = settings.signing_secret()
+        self.metrics = Metrics.make("split")
+        self.compute = ThreadPoolExecutor(1, "compute")
+        self.io = ThreadPoolExecutor(4, "store")
+        self.connection = connect(settings, "split")
+        self.hosting = Hosting(self.connection.runs, self.connection.store, self.io, graphs=settings.graphs)
+        self.tasks = SplitTasks(self.hosting, self.connection)
+        self.waiting = 0
+        self.traffic = Traffic()
+        self._changed: asyncio.Event | None = None
+
+    async def request(self, request: Request) -> Response:
+        """Answer one message of a client."""
+        ticket = self._ticket(request)
+        kind = request.path_params["kind"]
+        if self.waiting >= self.settings.outstanding:
+            raise Unavailable("too many requests wait for the model; come back", code="busy", retry_after=0.5)
+        self.waiting += 1
+        self.metrics.queue_depth.set(self.waiting)
+        try:
+            body = await request.body()
+            with self.metrics.step(kind):
+                content = await self._answered(ticket, kind, body)
+        finally:
+            self.waiting -= 1
+            self.metrics.queue_depth.set(self.waiting)
+        self.metrics.message_bytes.labels("in", kind).inc(len(body))
+        self.metrics.message_bytes.labels("out", kind).inc(len(content))
+        return Response(content, media_type="application/octet-stream")
+
+    async def _answered(self, ticket: Ticket, kind: str, body: bytes) -> bytes:
+        loop = asyncio.get_running_loop()
+        until, pause = loop.time() + PATIENCE, FIRST_LOOK
+        message: Message | None = None
+        while True:
+            changed = self._change()
+            try:
+                if message is None:
+                    message = wire.decode(body)
+                content = await loop.run_in_executor(self.compute, self._compute, ticket, kind, message)
+            except NotYet as reason:
+                if loop.time() >= until:
+                    raise Unavailable(str(reason), code="not_yet", retry_after=0.0) from None
+                try:
+                    await asyncio.wait_for(changed.wait(), pause)
+                except TimeoutError:
+                    pause = min(2 * pause, LAST_LOOK)
+                continue
+            if self._changed is changed and kind != "evaluate":
+                self._changed = None
+                changed.set()
+            if self.hosting.peers > 1:
+                self.compute.submit(self.hosting.settle, ticket.run)
+            return content
+
+    def _change(self) -> asyncio.Event:
+        if self._changed is None:
+            self._changed = asyncio.Event()
+        return self._changed
+
+    def _compute(self, ticket: Ticket, kind: str, message: Message) -> bytes:
+        with logs.about(run=ticket.run, round=ticket.round, client=ticket.client):
+            try:
+                return wire.encode(self.hosting.answer(ticket, kind, message))
+            except Closed as error:
+                raise Conflict(str(error), code="closed") from None
+            except MissingObject as error:  # another replica tidies up while this one looks
+                raise Unavailable(str(error), code="not_yet", retry_after=0.0) from None
+            except CutlayerError:
+                raise
+            except Exception:
+                self.hosting.forget(ticket.run)
+                raise
+
+    def _ticket(self, request: Request) -> Ticket:
+        ticket = verify(self.secret, web.bearer(request))
+        web.recognise(request.scope, f"client:{ticket.subject}")
+        if request.path_params["kind"] not in KINDS:
+            raise NotFound(f"expected one of {', '.join(KINDS)}, got {request.path_params['kind']!r}")
+        if ticket.run != request.path_params["run"] or ticket.round != request.path_params["round"]:
+            raise Forbidden("the ticket is for another run or round")
+        if ticket.kind != KINDS[request.path_params["kind"]]:
+            raise Forbidden(f"the ticket is for a task of kind {ticket.kind}")
+        return ticket
+
+    async def ready(self) -> None:
+        """Raise where the store or the backend is away."""
+        await asyncio.get_running_loop().run_in_executor(self.io, self.connection.check)
+
+    def stats(self) -> dict[str, Any]:
+        """Return what the heartbeat tells of this replica."""
+        return {"queue_depth": self.waiting, **self.hosting.stats()}
+
+    def close(self) -> None:
+        """End the threads."""
+        self.connection.close()
+        self.compute.shutdown(wait=True, cancel_futures=True)
+        self.io.shutdown(wait=True)
+
+
+def create_app(settings: SplitSettings, where: Callable[[], str] = lambda: "") -> Starlette:
+    """Return the application; ``where`` gives the URL that reaches it, for the heartbeat."""
+    service = SplitService(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        worker = Worker(service.connection, service.tasks.do, service.compute)
+        pulse = Pulse(service.connection, where, service.stats, service.hosting)
+        worker.start()
+        pulse.start()
+        try:
+            yield
+        finally:
+            service.connection.stop.set()
+            await asyncio.get_running_loop().run_in_executor(None, service.close)
+
+    routes = [Route("/v1/runs/{run}/rounds/{round:int}/{kind}", service.request, methods=["POST"])]
+    app = Starlette(routes=routes, lifespan=lifespan)
+    app.state.service = service
+    web.install(app, "split", service.metrics, web.Limits.of(settings), ready=service.ready, quiet=True)
+    return app
+
+
+def serve(settings: SplitSettings) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    from cutlayer.services.worker import Where
+
+    where = Where()
+    web.serve(create_app(settings, where), settings, where.announce)

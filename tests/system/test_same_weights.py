@@ -1,0 +1,52 @@
+"""The same experiment in one process and on services: the same weights bit for bit, the same bytes, the same scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from system.deployed import Deployed, deployed, in_process
+
+RECIPES: list[Any] = [
+    "vanilla", "ushaped", "splitfed_v1", "splitfed_v2", "splitfed_u", "file_sync", "fedavg",
+    {"name": "cse_fsl", "upload_every": 2},
+    {"name": "fsl_sage", "upload_every": 2, "align_every": 1, "align_epochs": 2, "align_batch": 50, "buffer": 100},
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+    with deployed(tmp_path_factory.mktemp("services")) as found:
+        yield found
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def test_services_give_the_weights_of_one_process(recipe: Any, services: Deployed, tmp_path: Path) -> None:
+    view, experiment = services.train(algorithm=recipe)
+    expected, metrics = in_process(experiment)
+    found = services.model(view.id, tmp_path)
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+    there = services.backend.metrics(view.id)
+    assert len(there) == len(metrics)
+    for here, other in zip(metrics, there, strict=True):
+        for key in ("round", "samples", "clients", "bytes_up", "bytes_down", "bytes", "client_samples"):
+            assert other[key] == here[key], key
+        assert other["test_accuracy"] == here["test_accuracy"]
+        assert other["client_accuracy"] == here["client_accuracy"]
+        assert other["loss"] == pytest.approx(here["loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("codec", ["int8", {"name": "topk", "ratio": 0.3, "feedback": False}], ids=str)
+def test_codecs_on_services_lose_what_they_lose_in_one_process(
+    codec: Any, services: Deployed, tmp_path: Path
+) -> None:
+    view, experiment = services.train(algorithm="file_sync", codec=codec, local_epochs=2)
+    expected, metrics = in_process(experiment)
+    found = services.model(view.id, tmp_path)
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert [m["bytes_up"] for m in services.backend.metrics(view.id)] == [m["bytes_up"] for m in metrics]
