@@ -1,6 +1,6 @@
 """The command line.  Heavy imports happen inside the commands, so that help and version come at once.
 
-Exit codes: 0 done; 1 to 9 as in ``cutlayer.errors`` (2 also for wrong usage); 130 after Ctrl-C.
+Exit codes: 0 done; 1 to 10 as in ``cutlayer.errors`` (2 also for wrong usage); 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Annotated, Any
 
 import typer
 
+from cutlayer.commands import certs, client, demo, options, runs, serve, up
+from cutlayer.commands.options import Json, Quiet
 from cutlayer.version import __version__
 
 app = typer.Typer(
@@ -23,11 +25,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     epilog="Exit codes: 0 done, 1 other, 2 usage or configuration, 3 cut, 4 data, 5 run folder, 6 training, 7 wire, "
-    "8 store, 9 missing extra, 130 interrupted.",
+    "8 store, 9 missing extra, 10 service, 130 interrupted.",
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 
 def _version(wanted: bool) -> None:
@@ -78,12 +77,22 @@ def run(
 
 @app.command()
 def resume(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or the id of a paused run on services.")],
     rounds: Annotated[int | None, typer.Option(help="Go on to this many rounds, also if the run is finished.")] = None,
+    server: options.Server = None,
+    token: options.Token = None,
+    token_file: options.TokenFile = None,
+    ca: options.Ca = None,
+    insecure: options.Insecure = None,
+    services: Annotated[Path | None, typer.Option("--folder", help="Folder of the services on this machine.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Go on with an interrupted run, to the same bits as if it had never stopped."""
+    """Go on with an interrupted run, to the same bits as if it had never stopped; or with a paused one on services."""
+    if runs.remote(run, server, services):
+        runs.resume(run, as_json, (server, token, token_file, ca, insecure, services))
+        return
+    folder = Path(run)
     from cutlayer import api
     from cutlayer.terminal import observer
 
@@ -181,6 +190,11 @@ def inspect(
         print_rows(rows)
 
 
+for command in (up.up, up.down, up.status, up.logs, client.client, runs.submit, runs.watch, runs.cancel, runs.pause,
+                certs.certs, certs.token, demo.demo):  # fmt: skip
+    app.command(rich_help_panel=options.SERVICES)(command)
+app.add_typer(serve.app, name="serve", rich_help_panel=options.SERVICES)
+
 _resumable: list[str] = []
 
 
@@ -214,7 +228,8 @@ def main() -> None:
         if isinstance(end, SystemExit) and end.code != 130:
             raise
         there = [f for f in _resumable if (Path(f) / "config.yaml").exists()]
-        _fail(f"interrupted; go on with: cutlayer resume {there[-1]}" if there else "interrupted", 130)
+        more = f"go on with: cutlayer resume {there[-1]}" if there else options.after_interrupt()
+        _fail(f"interrupted; {more}" if more else "interrupted", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

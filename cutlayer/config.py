@@ -47,11 +47,26 @@ class _Keys(BaseModel):
 
 
 class Clients(_Keys):
-    """How many clients, which share of them takes part in a round, and which share of its data a client tests on."""
+    """How many clients, which share of them takes part in a round, and which share of its data a client tests on.
+
+    The others are for services: with how many a run may begin (``count`` if None), after how many seconds a round goes
+    on without those that are late (never if None), which share of a round's clients must finish it, and the labels that
+    a client must have.
+    """
 
     count: int = Field(5, ge=1)
     fraction: float = Field(1.0, gt=0, le=1)
     test_fraction: float = Field(0.1, ge=0, lt=1)
+    minimum: int | None = Field(None, ge=1)
+    deadline: float | None = Field(None, gt=0, allow_inf_nan=False)
+    quorum: float = Field(1.0, gt=0, le=1)
+    require: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _minimum_of_count(self) -> Clients:
+        if self.minimum is not None and self.minimum > self.count:
+            raise ValueError(f"minimum must be at most count, which is {self.count}")
+        return self
 
 
 class Optimizers(_Keys):

@@ -12,7 +12,8 @@
     │   ├── DamagedObject            an object is torn, truncated, or not cutlayer's
     │   ├── ObjectExists             a conditional put lost against an earlier one
     │   └── NoSpace                  the disk or the quota is full
-    └── MissingExtra             9   an optional dependency is not installed
+    ├── MissingExtra             9   an optional dependency is not installed
+    └── ServiceError            10   a service refused a request, or cannot be reached
 
 The number is the exit code of the command line (130 after Ctrl-C).  A message is one sentence that says what was
 expected, what came, and what to do.
@@ -87,3 +88,9 @@ class MissingExtra(CutlayerError):
     """An optional dependency is not installed."""
 
     exit_code = 9
+
+
+class ServiceError(CutlayerError):
+    """A service refused a request, or cannot be reached."""
+
+    exit_code = 10

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -82,7 +83,7 @@ class Runs:
         return ServedRun(view, experiment, made_up(view.example), self._backend, self._device)
 
 
-def _refuse_what_services_cannot(codec: object, recipe: recipes.Recipe) -> None:
+def _refuse_what_services_cannot(codec: Any, recipe: recipes.Recipe) -> None:
     """A codec that remembers, at a server that must not: its memory would be a replica's own."""
     from cutlayer.codecs import parse as channel
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from system.deployed import Deployed, deployed, in_process
 
 RECIPES: list[Any] = [
@@ -42,9 +43,7 @@ def test_services_give_the_weights_of_one_process(recipe: Any, services: Deploye
 
 
 @pytest.mark.parametrize("codec", ["int8", {"name": "topk", "ratio": 0.3, "feedback": False}], ids=str)
-def test_codecs_on_services_lose_what_they_lose_in_one_process(
-    codec: Any, services: Deployed, tmp_path: Path
-) -> None:
+def test_codecs_on_services_lose_what_they_lose_in_one_process(codec: Any, services: Deployed, tmp_path: Path) -> None:
     view, experiment = services.train(algorithm="file_sync", codec=codec, local_epochs=2)
     expected, metrics = in_process(experiment)
     found = services.model(view.id, tmp_path)

@@ -266,8 +266,8 @@ def run(settings: ClientSettings) -> None:
         for each, handler in before.items():
             signal.signal(each, handler)
 
-    for each in (signal.SIGINT, signal.SIGTERM):
-        before[each] = signal.signal(each, leave)
+    for wanted in (signal.SIGINT, signal.SIGTERM):
+        before[wanted] = signal.signal(wanted, leave)
     try:
         agent.run()
     finally:

@@ -1,0 +1,64 @@
+"""Options that several commands have, and what an interruption says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+SERVICES = "Services"
+"""The panel of these commands in the help."""
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Server = Annotated[
+    str | None, typer.Option(help="URL of the backend, or CUTLAYER_SERVER; by default that of `cutlayer up`.")
+]
+Token = Annotated[str | None, typer.Option(help="Your token, or CUTLAYER_TOKEN; --token-file keeps it out of sight.")]
+TokenFile = Annotated[Path | None, typer.Option(help="A file with your token.")]
+Ca = Annotated[Path | None, typer.Option(help="Trust certificates that this CA signed.")]
+Insecure = Annotated[bool | None, typer.Option("--insecure", help="Speak without TLS to other machines too.")]
+Folder = Annotated[Path | None, typer.Option(help="Folder of the services on this machine (default: .cutlayer).")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, as `cutlayer submit` printed it.")]
+
+_after_interrupt: list[str] = []
+
+
+def going_on(sentence: str) -> None:
+    """Say from now on, when Ctrl-C ends the command, how it goes on."""
+    _after_interrupt.append(sentence)
+
+
+def after_interrupt() -> str | None:
+    """Return how it goes on after Ctrl-C, None where nothing was said."""
+    return _after_interrupt[-1] if _after_interrupt else None
+
+
+def note(line: str) -> None:
+    """Say what happens, on standard error."""
+    typer.echo(line, err=True)
+
+
+def show_json(value: Any) -> None:
+    """Print ``value`` as JSON on standard output."""
+    import json
+
+    typer.echo(json.dumps(value, indent=1, default=str))
+
+
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a plain table on standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:  # a pipe has no width: nothing is folded
+        console.width = 10_000
+    console.print(table, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""The roles as services: backend, split server, federated server and client agent."""

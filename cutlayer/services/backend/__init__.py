@@ -1,0 +1,1 @@
+"""The backend: runs, rounds, clients, tasks, events.  Its state is in the database, and nowhere else."""

@@ -1,0 +1,257 @@
+"""Makes the steps of the life cycle, inside a transaction that holds the run's row.
+
+Whoever changes something that a run may wait for either calls `advance` in the same transaction, or sets the run's
+``due`` to now and rings: then the timer of any backend does it.  So a backend can be killed anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from cutlayer.services.backend import bell, experiments, lifecycle
+from cutlayer.services.backend import picture as steps
+from cutlayer.services.backend.database import Database, Unit
+from cutlayer.services.backend.picture import Job, Member, Picture, Round, Step
+from cutlayer.services.backend.tables import ClientRow, MemberRow, RoundRow, RunRow, TaskRow
+from cutlayer.services.protocol import ENDED
+
+OPEN_TASKS = ("waiting", "leased")
+
+
+async def locked(database: Database, unit: Unit, run: Any) -> RunRow | None:
+    """Return the run with that id (or expression), locked until the transaction ends; None if there is none."""
+    row: RunRow | None = await database.lock(unit, select(RunRow).where(RunRow.id == run))
+    return row
+
+
+async def advance(unit: Unit, run: RunRow) -> None:
+    """Make every step that is due in this run, whose row is locked."""
+    members = await _members(unit.session, run.id)
+    while True:
+        picture = await _look(unit, run, members)
+        following = lifecycle.following(picture)
+        if not following:
+            run.due = lifecycle.due(picture)
+            if run.due is not None:
+                unit.ring(bell.DUE)
+            return
+        for step in following:
+            await _make(unit, run, step)
+        await unit.session.flush()
+        if any(isinstance(step, steps.Choose | steps.Learn) for step in following):
+            members = await _members(unit.session, run.id)
+
+
+async def _look(unit: Unit, run: RunRow, members: tuple[Member, ...]) -> Picture:
+    session = unit.session
+    terms, require = experiments.terms(run.experiment)
+    round_ = await session.get(RoundRow, (run.id, run.round)) if run.round else None
+    found = select(TaskRow).where(TaskRow.run == run.id, TaskRow.round == run.round).order_by(TaskRow.number)
+    tasks = (await session.execute(found.execution_options(populate_existing=True))).scalars().all()
+    lines: Sequence[Any] = ()
+    if run.state == "finishing":
+        metrics = select(RoundRow.metrics).where(RoundRow.run == run.id).order_by(RoundRow.number)
+        lines = (await session.execute(metrics)).scalars().all()
+    return Picture(
+        run=run.id,
+        state=run.state,  # type: ignore[arg-type]
+        terms=terms,
+        now=unit.now,
+        cause=run.cause,  # type: ignore[arg-type]
+        members=members,
+        round=None if round_ is None else _round(round_),
+        jobs=tuple(_job(task) for task in tasks),
+        candidates=await _candidates(session, require, unit.seen_since) if run.state == "queued" else (),
+        known=run.example is not None,
+        holder=run.holder,
+        lines=tuple(lines),
+    )
+
+
+async def stop(unit: Unit, run: RunRow, state: str, reason: str | None = None) -> None:
+    """End a run before its time, with everything that was to be done for it."""
+    _enter(unit, run, state, reason)
+    await unit.session.execute(
+        update(TaskRow)
+        .where(TaskRow.run == run.id, TaskRow.state.in_(OPEN_TASKS))
+        .values(state="cancelled", updated=unit.now, lease_until=None)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def pause(unit: Unit, run: RunRow, cause: str, reason: str) -> None:
+    """Let a run wait."""
+    run.cause, run.reason, run.due = cause, reason, None
+    _say_state(unit, run)
+    if cause == "quorum":
+        unit.tell("quorum", {"reason": reason}, run=run.id, round=run.round)
+
+
+async def resume(unit: Unit, run: RunRow) -> None:
+    """Let a run go on; what failed may try again, and a round has its whole time again."""
+    run.cause = run.reason = None
+    again = (
+        update(TaskRow)
+        .where(TaskRow.run == run.id, TaskRow.state == "failed", TaskRow.kind != "evaluate")
+        .values(state="waiting", failures=0, losses=0, not_before=0.0, error=None, lease_owner=None, updated=unit.now)
+        .execution_options(synchronize_session=False)
+    )
+    await unit.session.execute(again)
+    waiting = select(TaskRow.target).where(TaskRow.run == run.id, TaskRow.state == "waiting").distinct()
+    unit.ring(*(bell.tasks_of(target) for target in (await unit.session.execute(waiting)).scalars()))
+    terms, _ = experiments.terms(run.experiment)
+    round_ = await unit.session.get(RoundRow, (run.id, run.round)) if run.round else None
+    if round_ is not None and round_.due is not None and terms.deadline is not None:
+        round_.due = unit.now + terms.deadline
+    _say_state(unit, run)
+
+
+def runs_of(client: str) -> Any:
+    """The condition that a run may wait for this client: it takes part, or the run is still looking for clients."""
+    mine = select(MemberRow.run).where(MemberRow.client == client)
+    return RunRow.state.not_in(ENDED) & ((RunRow.state == "queued") | RunRow.id.in_(mine))
+
+
+# --- rows ---------------------------------------------------------------------------------------------------------
+
+
+async def _members(session: AsyncSession, run: str) -> tuple[Member, ...]:
+    found = (
+        select(MemberRow, ClientRow.name, ClientRow.connected)
+        .join(ClientRow, ClientRow.id == MemberRow.client)
+        .where(MemberRow.run == run)
+        .order_by(MemberRow.number)
+    )
+    rows = await session.execute(found)
+    return tuple(Member(row.number, row.client, name, here, row.samples) for row, name, here in rows)
+
+
+async def _candidates(session: AsyncSession, require: dict[str, str], seen_since: float) -> tuple[str, ...]:
+    here = (ClientRow.connected, ClientRow.last_seen > seen_since, ClientRow.revoked.is_(None))
+    found = select(ClientRow).where(*here).order_by(ClientRow.name)
+    clients = (await session.execute(found)).scalars()
+    return tuple(c.id for c in clients if require.items() <= c.capabilities.get("labels", {}).items())
+
+
+def _round(row: RoundRow) -> Round:
+    order = tuple(planned["client"] for planned in row.plan)
+    return Round(row.number, row.state, order, row.due, row.started, row.trained)  # type: ignore[arg-type]
+
+
+def _job(row: TaskRow) -> Job:
+    return Job(row.kind, row.target, row.state, row.number, row.result or {}, row.retryable, row.error)  # type: ignore[arg-type]
+
+
+# --- steps --------------------------------------------------------------------------------------------------------
+
+
+async def _make(unit: Unit, run: RunRow, step: Step) -> None:
+    match step:
+        case steps.Enter(state, reason):
+            _enter(unit, run, state) if reason is None else await stop(unit, run, state, reason)
+        case steps.Choose(clients):
+            run.clients = len(clients)
+            unit.session.add_all(MemberRow(run=run.id, number=n, client=client) for n, client in enumerate(clients))
+        case steps.Learn(example, samples):
+            run.example = dict(example)
+            for number, (train, test) in enumerate(samples):
+                row = await unit.session.get_one(MemberRow, (run.id, number))
+                row.samples, row.test_samples = train, test
+        case steps.Create():
+            _create(unit, run, step)
+        case steps.Drop(kind, number, reason):
+            await _drop(unit, run, kind, number, reason)
+        case steps.Open(number, order):
+            await _open(unit, run, number, order)
+        case steps.Move(state, due, holder):
+            await _move(unit, run, state, due, holder)
+        case steps.Close(metrics, evaluation):
+            await _close(unit, run, dict(metrics), evaluation)
+        case steps.Pause(cause, reason):
+            pause(unit, run, cause, reason)
+        case steps.Resume():
+            await resume(unit, run)
+        case steps.Finish(summary):
+            run.summary = dict(summary)
+
+
+def _enter(unit: Unit, run: RunRow, state: str, reason: str | None = None) -> None:
+    run.state, run.reason, run.cause = state, reason, None
+    if state == "running":
+        run.started = unit.now
+    if state in ENDED:
+        run.ended, run.due = unit.now, None
+    _say_state(unit, run)
+
+
+def _say_state(unit: Unit, run: RunRow) -> None:
+    data = {"state": run.state, "paused": run.cause is not None, "cause": run.cause, "reason": run.reason}
+    unit.tell("run.state", data, run=run.id, round=run.round)
+
+
+def _create(unit: Unit, run: RunRow, step: steps.Create) -> None:
+    unit.session.add(
+        TaskRow(
+            id=str(uuid4()),
+            run=run.id,
+            round=run.round,
+            kind=step.kind,
+            target=step.target,
+            number=step.number,
+            payload=dict(step.payload),
+            state="waiting",
+            attempts=0,
+            failures=0,
+            losses=0,
+            retryable=False,
+            not_before=0.0,
+            progress_told=0.0,
+            created=unit.now,
+            updated=unit.now,
+        )
+    )
+    unit.ring(bell.tasks_of(step.target))
+
+
+async def _drop(unit: Unit, run: RunRow, kind: str, number: int, reason: str) -> None:
+    found = select(TaskRow).where(
+        TaskRow.run == run.id, TaskRow.round == run.round, TaskRow.kind == kind, TaskRow.number == number
+    )
+    task = (await unit.session.execute(found)).scalar_one()
+    task.state, task.error, task.lease_until, task.updated = "dropped", reason, None, unit.now
+    client = task.target.removeprefix("client:")
+    data = {"kind": kind, "number": number, "reason": reason}
+    unit.tell("client.dropped", data, run=run.id, round=run.round, client=client)
+
+
+async def _open(unit: Unit, run: RunRow, number: int, order: Sequence[int]) -> None:
+    members = await _members(unit.session, run.id)
+    plan = [{"client": n, "samples": members[n].samples} for n in order]
+    unit.session.add(RoundRow(run=run.id, number=number, state="selected", plan=plan, started=unit.now))
+    run.round = number
+    unit.tell("round.state", {"state": "selected", "participants": plan}, run=run.id, round=number)
+
+
+async def _move(unit: Unit, run: RunRow, state: str, due: float | None, holder: int | None) -> None:
+    row = await unit.session.get_one(RoundRow, (run.id, run.round))
+    row.state, row.due = state, due
+    if state == "evaluating":
+        row.trained = unit.now
+    if holder is not None:
+        run.holder = holder
+    unit.tell("round.state", {"state": state}, run=run.id, round=run.round)
+
+
+async def _close(unit: Unit, run: RunRow, metrics: dict[str, Any], evaluation: Any) -> None:
+    row = await unit.session.get_one(RoundRow, (run.id, run.round))
+    row.state, row.due, row.ended, row.metrics = "done", None, unit.now, metrics
+    if evaluation is not None:
+        names = (run.example or {}).get("class_names")
+        run.evaluation = {"classes": names, **evaluation}
+    unit.tell("round.state", {"state": "done"}, run=run.id, round=run.round)
+    unit.tell("round", metrics, run=run.id, round=run.round)
