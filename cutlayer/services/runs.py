@@ -37,6 +37,10 @@ class ServedRun:
         self._backend = backend
         self._schedules: OrderedDict[int, Schedule] = OrderedDict()
 
+    def has_schedule(self, round_number: int) -> bool:
+        """Say whether the layout of a round is at hand."""
+        return round_number in self._schedules
+
     def schedule(self, round_number: int) -> Schedule:
         """Return the layout of a round.  Its plan never changes, so it is asked for once."""
         if round_number not in self._schedules:

@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, c
 from sqlalchemy.pool import NullPool
 
 from cutlayer.errors import ConfigError
+from cutlayer.faults import point
 from cutlayer.services.backend import bell as topics
 from cutlayer.services.backend.bell import Bell, heard
 from cutlayer.services.backend.tables import EventRow
@@ -148,6 +149,8 @@ class Database:
                 async with session.begin():
                     yield unit
                     await self._seal(unit)
+                    point("backend.request.before_commit")
+        point("backend.request.after_commit")
         if self.watch is not None:
             for row in unit.events:
                 self.watch(row)

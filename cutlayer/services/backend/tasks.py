@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from cutlayer.faults import point
 from cutlayer.services import tickets
 from cutlayer.services.backend import bell, transitions
 from cutlayer.services.backend.bell import heard
@@ -101,6 +102,8 @@ class Tasks:
             task.result = _fitting(task.kind, body.result)
             task.state, task.error, task.updated, task.lease_until = "done", None, unit.now, None
             await transitions.advance(unit, run)
+            point("backend.result.before_commit")
+        point("backend.result.after_commit")
 
     async def error(self, who: Who, id: str, failure: TaskFailure) -> None:
         """Take a failure: another attempt later, or the end of the task.  Raises NotFound."""
@@ -135,7 +138,10 @@ class Tasks:
                 task.attempts += 1
             task.state, task.lease_owner, task.updated = "leased", owner, unit.now
             task.lease_until = unit.now + self.lease_seconds
-            return self._task(task, owner)
+            found = self._task(task, owner)
+            point("backend.task.before_commit")
+        point("backend.task.after_commit")
+        return found
 
     def _task(self, row: TaskRow, owner: str) -> Task:
         ticket = None

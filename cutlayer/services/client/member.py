@@ -157,7 +157,7 @@ class Member:
                     with _Timed(self._waited, "server"):
                         reply = plane.request(request)
                     point("client.batch.after_reply")
-                    self._place.write(wire.encode(reply))
+                    self._place.write(plane.content)
                     point("client.batch.after_journal")
                 request = turn.send(reply)
         except StopIteration:

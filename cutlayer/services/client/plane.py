@@ -30,6 +30,8 @@ class DataPlane:
         self._backend, self._make, self._number, self._traffic = backend, make, number, traffic
         self._task = task
         self._links: dict[str, Link] = {}
+        self.content = b""
+        """The last reply as it came."""
 
     def request(self, message: Message) -> Message:
         """Send a request to a split server and return its reply; both are counted."""
@@ -63,8 +65,8 @@ class DataPlane:
         buffers = [] if message is None else wire.parts(message)
         while True:
             try:
-                content = self._link(server).binary(method, address, buffers)
-                return wire.decode(content) if content else None
+                self.content = self._link(server).binary(method, address, buffers)
+                return wire.decode(self.content) if self.content else None
             except Unreachable as error:
                 log.warning("%s; asking where the servers are", error)
                 self._forget(server)

@@ -81,6 +81,11 @@ class Hosting:
             found.replica.peers = self.peers
         return found
 
+    def at_hand(self, run: str, round_number: int) -> bool:
+        """Say whether a round's requests can be answered without asking the backend for anything."""
+        hosted = self._hosted.get(run)
+        return hosted is not None and hosted.run.has_schedule(round_number)
+
     def answer(self, ticket: Ticket, kind: str, request: Message) -> Message:
         """Answer a client's request, after everything about it was checked.
 

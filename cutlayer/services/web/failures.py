@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 RETRY_AFTER = 1.0
 """Seconds after which a request that met an unavailable store may come again."""
 
+LONGEST = 1000
+"""Characters of a sentence that are sent: what came may be in it, as long as it was."""
+
 _ANSWERS: tuple[tuple[type[errors.CutlayerError], int, str], ...] = (
     (errors.MissingObject, 404, "missing"),
     (errors.ObjectExists, 409, "exists"),
@@ -67,7 +70,8 @@ def answer(
         found.setdefault("WWW-Authenticate", "Bearer")
     if status == 413:
         found["Connection"] = "close"  # what is left of the body is not read
-    body = {"error": sentence, "code": code, "request_id": request_id()}
+    said = sentence[:LONGEST].encode(errors="backslashreplace").decode()  # a lone surrogate is text to Python alone
+    body = {"error": said, "code": code, "request_id": request_id()}
     return JSONResponse(body, status_code=status, headers=found)
 
 
