@@ -26,6 +26,7 @@ from cutlayer.services.metrics import Metrics
 from cutlayer.services.protocol import Task
 from cutlayer.services.settings import SplitSettings
 from cutlayer.services.split.hosting import Hosting
+from cutlayer.services.split.lane import FastLane
 from cutlayer.services.split.tasks import SplitTasks
 from cutlayer.services.tickets import Ticket, verify
 from cutlayer.services.worker import Pulse, Worker, connect
@@ -69,15 +70,24 @@ class SplitService:
         self._cost = SLOW
 
     async def request(self, request: Request) -> Response:
-        """Answer one message of a client."""
-        ticket = self._ticket(request)
-        kind = request.path_params["kind"]
+        """Answer one message of a client, all layers around it."""
+        where = request.path_params
+        body = await request.body()
+        content = await self.answered(web.bearer(request), where["run"], where["round"], where["kind"], body)
+        return Response(content, media_type="application/octet-stream")
+
+    async def answered(self, token: str, run: str, round_number: int, kind: str, body: bytes) -> bytes:
+        """Return the answer to one message of a client.
+
+        Raises Unauthorized, Forbidden or NotFound for what the ticket is not for, Unavailable where the client is to
+        come back, and what the message deserves.
+        """
+        ticket = self._ticket(token, run, round_number, kind)
         if self.waiting >= self.settings.outstanding:
             raise Unavailable("too many requests wait for the model; come back", code="busy", retry_after=0.5)
         self.waiting += 1
         self.metrics.queue_depth.set(self.waiting)
         try:
-            body = await request.body()
             with self.metrics.step(kind):
                 content = await self._answered(ticket, kind, body)
         finally:
@@ -85,7 +95,7 @@ class SplitService:
             self.metrics.queue_depth.set(self.waiting)
         self.metrics.message_bytes.labels("in", kind).inc(len(body))
         self.metrics.message_bytes.labels("out", kind).inc(len(content))
-        return Response(content, media_type="application/octet-stream")
+        return content
 
     async def _answered(self, ticket: Ticket, kind: str, body: bytes) -> bytes:
         loop = asyncio.get_running_loop()
@@ -158,14 +168,13 @@ class SplitService:
                 self.hosting.forget(ticket.run)
                 raise
 
-    def _ticket(self, request: Request) -> Ticket:
-        ticket = self._verified(web.bearer(request))
-        web.recognise(request.scope, f"client:{ticket.subject}")
-        if request.path_params["kind"] not in KINDS:
-            raise NotFound(f"expected one of {', '.join(KINDS)}, got {request.path_params['kind']!r}")
-        if ticket.run != request.path_params["run"] or ticket.round != request.path_params["round"]:
+    def _ticket(self, token: str, run: str, round_number: int, kind: str) -> Ticket:
+        ticket = self._verified(token)
+        if kind not in KINDS:
+            raise NotFound(f"expected one of {', '.join(KINDS)}, got {kind!r}")
+        if ticket.run != run or ticket.round != round_number:
             raise Forbidden("the ticket is for another run or round")
-        if ticket.kind != KINDS[request.path_params["kind"]]:
+        if ticket.kind != KINDS[kind]:
             raise Forbidden(f"the ticket is for a task of kind {ticket.kind}")
         return ticket
 
@@ -214,6 +223,9 @@ def create_app(settings: SplitSettings, where: Callable[[], str] = lambda: "") -
     app = Starlette(routes=routes, lifespan=lifespan)
     app.state.service = service
     web.install(app, "split", service.metrics, web.Limits.of(settings), ready=service.ready, quiet=True)
+    if not settings.rate and settings.trace is None:
+        lane = FastLane(app.build_middleware_stack(), service.answered, service.metrics, settings.body_limit)
+        app.middleware_stack = lane
     return app
 
 

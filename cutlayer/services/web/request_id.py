@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from uuid import uuid4
 
@@ -19,6 +21,17 @@ _current: ContextVar[str | None] = ContextVar("request_id", default=None)
 def request_id() -> str | None:
     """Return the id of the request that is being answered here, to be sent along to other services."""
     return _current.get()
+
+
+@contextmanager
+def named(request: str) -> Iterator[None]:
+    """Say that the request with this id is answered here."""
+    token = _current.set(request)
+    try:
+        with logs.about(request=request):
+            yield
+    finally:
+        _current.reset(token)
 
 
 class RequestId:
@@ -40,9 +53,5 @@ class RequestId:
                 MutableHeaders(scope=message)[HEADER] = found
             await send(message)
 
-        token = _current.set(found)
-        try:
-            with logs.about(request=found):
-                await self.app(scope, receive, send_with_id)
-        finally:
-            _current.reset(token)
+        with named(found):
+            await self.app(scope, receive, send_with_id)
