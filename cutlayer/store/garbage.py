@@ -16,7 +16,10 @@ from cutlayer.store.keys import version_text
 from cutlayer.store.records import ForwardRecords, RecordNote
 from cutlayer.store.versions import WeightVersions
 
-FOLDERS = ("weights", "optimizers", "forwards", "deltas", "gradients", "updates", "pins")
+FOLDERS = (
+    "weights", "optimizers", "forwards", "deltas", "gradients", "updates", "pins", "steps", "ends", "states",
+    "federated", "handovers", "personal",
+)  # fmt: skip
 
 
 def usage(store: TensorStore, run: str) -> dict[str, int]:

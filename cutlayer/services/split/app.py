@@ -30,6 +30,7 @@ from cutlayer.services.split.lane import FastLane
 from cutlayer.services.split.tasks import SplitTasks
 from cutlayer.services.tickets import Ticket, verify
 from cutlayer.services.worker import Pulse, Worker, connect
+from cutlayer.store import usage
 from cutlayer.store.steps import Closed
 from cutlayer.wire import Message
 
@@ -68,6 +69,7 @@ class SplitService:
         self._model = threading.Lock()
         """Held by whoever computes."""
         self._cost = SLOW
+        self._told: dict[str, int] = {}
 
     async def request(self, request: Request) -> Response:
         """Answer one message of a client, all layers around it."""
@@ -193,8 +195,21 @@ class SplitService:
         await asyncio.get_running_loop().run_in_executor(self.io, self.connection.check)
 
     def stats(self) -> dict[str, Any]:
-        """Return what the heartbeat tells of this replica."""
-        return {"queue_depth": self.waiting, **self.hosting.stats()}
+        """Return what the heartbeat tells of this replica, and show it in the metrics too."""
+        found = {"queue_depth": self.waiting, **self.hosting.stats(), "store_bytes": self._stored()}
+        for name, counter in (("graph_hits", self.metrics.graph_hits), ("graph_misses", self.metrics.graph_misses)):
+            counter.inc(max(0, found[name] - self._told.get(name, 0)))
+            self._told[name] = found[name]
+        self.metrics.ledger_bytes.set(found["store_bytes"])
+        return found
+
+    def _stored(self) -> int:
+        """Return the bytes that the runs at hand take in the store, counted anew at every sixth heartbeat."""
+        if self._told.get("beats", 0) % 6 == 0:
+            runs = self.hosting.runs()
+            self._told["store_bytes"] = sum(usage(self.connection.store, run)["total"] for run in runs)
+        self._told["beats"] = self._told.get("beats", 0) + 1
+        return self._told["store_bytes"]
 
     def close(self) -> None:
         """End the threads."""

@@ -130,6 +130,10 @@ class Hosting:
         point("split.evaluate.before_answer")
         return Message("answer", tensors, {"values": numbers} if numbers else {})
 
+    def runs(self) -> list[str]:
+        """Return the runs that are in memory."""
+        return list(self._hosted)
+
     def stats(self) -> dict[str, Any]:
         """Return what the heartbeat tells."""
         graphs = [h.replica.server.graphs for h in self._hosted.values()]
