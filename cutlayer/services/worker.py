@@ -20,9 +20,9 @@ from cutlayer.roles.replica import NotYet
 from cutlayer.services import logs
 from cutlayer.services.api import Backend
 from cutlayer.services.connection import Interrupted
-from cutlayer.services.errors import Conflict, ServiceError
+from cutlayer.services.errors import Conflict, NotFound, ServiceError
 from cutlayer.services.http import Link, Tls
-from cutlayer.services.protocol import Task, WorkerKind
+from cutlayer.services.protocol import ENDED, Task, WorkerKind
 from cutlayer.services.runs import Runs
 from cutlayer.services.secrets import store_credentials_from_files
 from cutlayer.services.settings import WorkerSettings
@@ -117,11 +117,15 @@ class Worker(threading.Thread):
     def run(self) -> None:
         """Ask for tasks until the process stops."""
         c = self._connection
+        untidy = True
         while not c.stop.is_set():
             try:
+                if untidy:
+                    tidy(c)
                 task = c.backend.next_task(c.kind, c.name)
                 if task is not None:
                     self._work(task)
+                untidy = task is not None and task.kind == "conclude"
             except Interrupted:
                 return
             except ServiceError as error:
@@ -171,6 +175,21 @@ class Worker(threading.Thread):
         while not done.wait(task.lease_seconds / 3):
             with contextlib.suppress(ServiceError):
                 self._connection.backend.heartbeat(task.id, owner=self._connection.name)
+
+
+def tidy(connection: Connection) -> None:
+    """Delete what ended runs have left in the store, except for the lists of the batches that counted."""
+    for run in sorted({path.split("/")[1] for path in connection.store.list("runs")}):
+        folder = f"runs/{run}"
+        left = [path for path in connection.store.list(folder) if not path.startswith(f"{folder}/states/rounds/")]
+        if not left:
+            continue
+        try:
+            ended = connection.backend.run(run).state in ENDED
+        except NotFound:
+            continue  # another deployment's
+        for path in left if ended else ():
+            connection.store.delete(path)
 
 
 class Peered(Protocol):

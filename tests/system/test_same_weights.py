@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,3 +50,16 @@ def test_codecs_on_services_lose_what_they_lose_in_one_process(codec: Any, servi
     found = services.model(view.id, tmp_path)
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
     assert [m["bytes_up"] for m in services.backend.metrics(view.id)] == [m["bytes_up"] for m in metrics]
+
+
+def test_an_ended_run_leaves_nothing_in_the_store_but_what_counted(services: Deployed) -> None:
+    view, _ = services.train(algorithm="file_sync", rounds=1)
+    folder = services.there.folder / "store" / "runs" / view.id
+
+    def left() -> set[str]:
+        return {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file()}
+
+    until = time.monotonic() + 60
+    while left() != {"states/rounds/000001"} and time.monotonic() < until:
+        time.sleep(0.1)
+    assert left() == {"states/rounds/000001"}
