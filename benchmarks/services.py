@@ -42,7 +42,7 @@ def flat_images(samples: int = 32_000) -> Dataset:
     return _made_up(samples, (784,))
 
 
-def colour_images(samples: int = 1_280) -> Dataset:
+def colour_images(samples: int = 384) -> Dataset:
     """Return made-up samples of CIFAR-10's form."""
     return _made_up(samples, (3, 32, 32))
 

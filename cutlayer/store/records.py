@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cutlayer.errors import DamagedObject, MissingObject, ObjectExists
+from cutlayer.errors import DamagedObject, MissingObject, ObjectExists, WireError
 from cutlayer.store.base import Meta, Tensors, TensorStore
 from cutlayer.store.keys import BatchKey, forward_uuid, parse_key, version_text
 
@@ -58,6 +58,15 @@ class ForwardRecords:
     def uuid(self, key: BatchKey) -> str:
         """Return the uuid of a batch's forward."""
         return forward_uuid(self._secret, key)
+
+    def check(self, key: BatchKey, uuid: object) -> str:
+        """Return ``uuid`` if it is that of the batch's forward.  Raises WireError."""
+        found = self.uuid(key)
+        if uuid != found:
+            raise WireError(
+                f"expected the forward id of batch {key.text}, got another; send back what the forward gave"
+            )
+        return found
 
     def put(
         self,
