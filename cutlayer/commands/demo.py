@@ -28,14 +28,15 @@ def demo(
         list[str] | None,
         typer.Argument(metavar="[FILE.yaml] [key=value ...]", help="Another experiment, or keys that differ."),
     ] = None,
-    folder: Annotated[Path | None, typer.Option(help="Folder for everything, kept (default: a temporary one).")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Folder for everything, kept (default: see below).")] = None,
     split: Annotated[int, typer.Option(help="Split servers.", min=1)] = 2,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """See it work: backend, federated server, two split servers, five clients, a run on embedded data, and its table.
 
-    Real processes on this machine.  Ends by itself; nothing stays but FOLDER.
+    Real processes on this machine.  Ends by itself; what stays is the run folder, below runs/ as with `cutlayer run`,
+    or, with --folder, that folder with everything in it.
     """
     from cutlayer.commands.collecting import check_new
     from cutlayer.commands.runs import load, show
@@ -45,21 +46,23 @@ def demo(
         check_new(folder / "run")
     quiet = quiet or as_json
     with _folder(folder) as root:
+        from cutlayer.api import default_out
         from cutlayer.services.local.deployment import Deployment
         from cutlayer.services.local.down import down
         from cutlayer.services.local.ending import held, orderly
         from cutlayer.services.local.up import up
 
         there = Deployment(root / "services")
+        out = root / "run" if folder is not None else Path(default_out(experiment))
         told = (lambda _: None) if quiet else options.note
         with orderly():
             try:
                 up(there, told, split=split, clients=experiment.clients.count)
-                ended = _train(there, experiment.model_copy(update={"out": None}).as_dict(), root / "run", quiet)
+                ended = _train(there, experiment.model_copy(update={"out": None}).as_dict(), out, quiet)
             finally:
                 with held():
                     down(there)
-        show(ended, root / "run", as_json)
+        show(ended, out, as_json)
 
 
 def _train(there: Deployment, experiment: dict[str, object], out: Path, quiet: bool) -> RunView:
