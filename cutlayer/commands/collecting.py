@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cutlayer.services.protocol import ArtifactView, RunView
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
-OWN = ("config.yaml", "metrics.jsonl", "summary.json")
+OWN = ("config.yaml", "metrics.jsonl", "summary.json", "evaluation.json")
 
 
 def check_new(out: Path) -> None:
@@ -43,6 +43,8 @@ def collect(backend: Backend, run: RunView, out: Path) -> None:
         for artifact in backend.artifacts(run.id):
             if _NAME.fullmatch(artifact.name) and artifact.name not in OWN:
                 _fetch(backend, run.id, artifact, out / artifact.name)
+        if run.evaluation is not None:
+            _write(out / "evaluation.json", json.dumps(run.evaluation) + "\n")
         if run.summary is not None:
             _write(out / "summary.json", json.dumps(run.summary, indent=1) + "\n")
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from cutlayer.engines.prepare import describe
 from cutlayer.engines.running import versions
 from cutlayer.roles.assembly import BACKBONE
 from cutlayer.roles.evaluation import Score, evaluate
@@ -106,9 +108,12 @@ def conclude(
     with tempfile.TemporaryDirectory(prefix="cutlayer-") as folder:
         file = Path(folder) / "model.safetensors"
         save_file(tensors, file, {"format": "pt"})
-        connection.backend.upload(run.id, "model.safetensors", file)
+        connection.backend.upload(run.id, file.name, file)
+        picture = Path(folder) / "model.json"
+        picture.write_text(json.dumps(describe(run.assembly.blueprint.split), indent=1) + "\n", encoding="utf-8")
+        connection.backend.upload(run.id, picture.name, picture)
     return {
-        "artifacts": {"model.safetensors": {"parts": sorted(weights)}},
+        "artifacts": {"model.safetensors": {"parts": sorted(weights)}, "model.json": {}},
         "parameters": {name: sum(p.numel() for p in module.parameters()) for name, module in modules.items()},
         "versions": versions(),
         "device": str(run.settings.device),
