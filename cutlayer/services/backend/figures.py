@@ -41,8 +41,8 @@ def line(
         servers: seconds that ``finish`` and ``aggregate`` took.
         evaluation_seconds: of the evaluation.
 
-    ``own_accuracy`` and ``own_loss`` are over all clients' own test splits together.  ``time`` adds up what clients
-    and servers were busy, which may be more than ``seconds`` where they work at once.
+    ``own_accuracy`` and ``own_loss`` are over all clients' own test splits together.  ``time`` shares ``seconds`` out in
+    the proportions in which clients spent theirs: at work, waiting for a split server, for the federated server.
     """
     samples = sum(r["samples"] for r in trained.values())
     losses = {
@@ -56,6 +56,11 @@ def line(
     servers = servers or {}
     server, federated = by["server"], by["federated"]
     busy = sum(r.get("seconds", 0.0) for r in trained.values())
+    spent = {
+        "client": max(busy - server - federated, 0.0),
+        "server": server + servers.get("finish", 0.0),
+        "federated": federated + servers.get("aggregate", 0.0),
+    }
     scores = scored if scored is not None and scored.get("available", True) and scored.get("count") else None
     own = _added(evaluated)
     metrics = {
@@ -75,12 +80,7 @@ def line(
         "own_accuracy": _accuracy(own),
         "own_loss": _mean_loss(own),
         "dropped": sorted(dropped),
-        "time": {
-            "client": max(busy - server - federated, 0.0),
-            "server": server + servers.get("finish", 0.0),
-            "federated": federated + servers.get("aggregate", 0.0),
-            "evaluation": evaluation_seconds,
-        },
+        "time": {**_shared(seconds, spent), "evaluation": evaluation_seconds},
     }
     confusion = (scores or {}).get("confusion") or own.get("confusion")
     return Line(metrics, None if confusion is None else {"round": number, "confusion": confusion})
@@ -116,6 +116,12 @@ def summary(algorithm: str, seed: int, clients: int, lines: Sequence[Sums], said
         "versions": said.get("versions", {}),
         "artifacts": said.get("artifacts", {}),
     }
+
+
+def _shared(seconds: float, spent: Mapping[str, float]) -> dict[str, float]:
+    """Return ``seconds`` shared out in the proportions of ``spent``."""
+    total = sum(spent.values())
+    return {what: seconds * value / total if total else 0.0 for what, value in spent.items()}
 
 
 def _added(results: Mapping[int, Sums]) -> dict[str, Any]:
