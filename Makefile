@@ -5,13 +5,17 @@ TORCH  ?= torch==2.13.0
 BIN     = $(VENV)/bin
 JOBS   ?= 2
 
-.PHONY: demo test lint format clean
+.PHONY: demo test chaos lint format clean
 
 demo: $(VENV)/.run
-	$(BIN)/cutlayer run
+	$(BIN)/cutlayer demo
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --ignore tests/system
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/system
+
+chaos: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/system -m chaos -s
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -163,7 +163,7 @@ def replicas(repetitions: int) -> None:
     for _ in range(repetitions):
         found = []
         for split in (1, 2):
-            with deployed(split, CLIENTS, CUTLAYER_ROTATE="1" if split > 1 else "0") as backend:
+            with deployed(split, CLIENTS, CUTLAYER_ROTATE="true" if split > 1 else "false") as backend:
                 found.append(median(seconds(backend, 4, **micro_keys("clients"))))
         ratios.append(found[0] / found[1])
     print(f"two split servers, each request to the other one, over one: {spread(ratios)}")

@@ -44,7 +44,7 @@ def lane(port: int, folder: str) -> None:
     async def nothing(scope: Any, receive: Any, send: Any) -> None:
         raise AssertionError("only the lane is asked")
 
-    app = FastLane(nothing, answered, Metrics.make("split"), 1 << 30)
+    app = FastLane(nothing, lambda *about: None, answered, Metrics.make("split"), 1 << 30)
     config = uvicorn.Config(app, port=port, loop="uvloop", http="httptools", log_level="error", lifespan="off")
     uvicorn.Server(config).run()
 

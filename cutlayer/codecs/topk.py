@@ -56,6 +56,7 @@ class TopK(Transform):
             value is None
             or empty is None
             or empty.dim() < 1
+            or empty.dtype is not torch.uint8
             or index.dim() != 1
             or index.dtype is not torch.int32
             or value.shape != index.shape

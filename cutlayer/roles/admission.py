@@ -34,12 +34,13 @@ class Admission:
         backward = request.kind == "backward"
         prefix, content = ("d", "output_gradients") if backward else ("h", "activations")
         labelled = request.kind in ("train", "upload")
-        for name in request.tensors:
-            if not (name.startswith(prefix) or (labelled and name == "y")):
-                raise WireError(f"a {request.kind!r} request has no tensor {name!r}")
         others = request.meta.get("values", {})
         if not isinstance(others, dict):
             raise WireError(f"expected numbers by name as 'values', got {type(others).__name__}")
+        for name in [*request.tensors, *others]:
+            named = name.startswith(prefix) or (labelled and name == "y" and name not in others)
+            if not named or (name in others and name in request.tensors):
+                raise WireError(f"a {request.kind!r} request has no {name[:80]!r} there")
         values = crossing.unpack(
             prefix, request.tensors, others, self._assembly.channel, content, key, self._settings.batch_seed(key)
         )
@@ -56,6 +57,8 @@ class Admission:
     ) -> None:
         if len(values) > len(expected) or (len(values) < len(expected) and not partial):
             raise WireError(f"a {kind!r} request carries {len(expected)} values over the cut, and {len(values)} came")
+        if expected and not any(isinstance(value, Tensor) for value in values):
+            raise WireError(f"a {kind!r} request carries tensors over the cut, and none came")
         for value, form in zip(values, expected, strict=False):
             if value is None and partial:
                 continue

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from cutlayer.errors import WireError
 from cutlayer.store import BatchKey
 from cutlayer.transforms import Channel
 from cutlayer.wire import dense
+
+_PLACE = re.compile(r"0|[1-9][0-9]{0,2}")
 
 
 def pack(
@@ -65,12 +68,12 @@ def placed(prefix: str, found: Mapping[str, Any]) -> step.Values:
     """
     if len(found) == 1 and (only := f"{prefix}0") in found:
         return (found[only],)
-    try:
-        places = {int(name[len(prefix) :]): value for name, value in found.items()}
-    except ValueError:
-        raise WireError(f"expected tensors named {prefix}0, {prefix}1, ..., got {', '.join(found)}") from None
-    if places and not 0 <= min(places) <= max(places) < 1000:
-        raise WireError(f"expected fewer than 1000 values at a cut, got {', '.join(found)}")
+    places = {}
+    for name, value in found.items():
+        place = _PLACE.fullmatch(name, len(prefix)) if name.startswith(prefix) else None
+        if place is None:
+            raise WireError(f"expected fewer than 1000 values at a cut, {prefix}0, {prefix}1, ..., got {name[:80]!r}")
+        places[int(place[0])] = value
     return tuple(places.get(i) for i in range(max(places, default=-1) + 1))
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from cutlayer.errors import MissingObject, ObjectExists, TrainingError, WireError
@@ -114,13 +115,14 @@ class Federation:
 
     def give(self, round_number: int, client: int, name: str, message: Message) -> None:
         """Keep what a client's turn left of part ``name``, once."""
-        if name not in self.assembly.held:
-            raise WireError(f"expected a part out of {', '.join(self.assembly.held)}, got {name!r}")
-        tensors, _ = self.assembly.first[name].state()
-        got = {k: (t.dtype, t.shape) for k, t in message.tensors.items() if k.startswith("weights/")}
-        if got != {k: (t.dtype, t.shape) for k, t in tensors.items() if k.startswith("weights/")}:
-            raise WireError(f"client {client} handed over a {name} of other tensors than ours")
+        self._check_held(name)
         _finite(client, message.tensors)
+        try:
+            fits = self._fits(name, message)
+        except Exception as error:
+            raise WireError(f"client {client} handed over a {name} that cannot be trained on: {error}"[:300]) from None
+        if not fits:
+            raise WireError(f"client {client} handed over a {name} of other tensors than ours")
         point("fed.handover.before_record")
         path = f"{self._folder}/handovers/{client}/{round_number:06d}/{name}"
         try:
@@ -131,11 +133,27 @@ class Federation:
                 raise WireError(f"client {client} handed over a second {name} in round {round_number}") from None
         point("fed.handover.before_answer")
 
+    def _fits(self, name: str, message: Message) -> bool:
+        """Say whether the tensors are those of a part that has trained; raises whatever the next client would meet."""
+        fresh = self.assembly.first[name].copy()
+        nothing = [torch.zeros_like(weight) for weight in fresh.weights]
+        first = _forms(fresh.state()[0])
+        fresh.apply(nothing)
+        trained = _forms(fresh.state()[0])
+        fresh.load_state(message.tensors, message.meta)
+        fresh.apply(nothing)
+        return first.items() <= _forms(message.tensors).items() <= trained.items()
+
+    def _check_held(self, name: str) -> None:
+        if name not in self.assembly.held:
+            raise WireError(f"expected a part out of {', '.join(self.assembly.held)}, got {name!r}")
+
     def given(self, client: int, name: str, before: int) -> Message:
         """Return what ``client`` left of part ``name`` in its newest turn not after round ``before``.
 
         Raises MissingObject where it has left nothing.
         """
+        self._check_held(name)
         folder = f"{self._folder}/handovers/{client}"
         rounds = sorted({p.split("/")[4] for p in self._store.list(folder)})
         fitting = [r for r in rounds if int(r) <= before]
@@ -268,6 +286,10 @@ class _Files:
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+
+
+def _forms(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, torch.Size]]:
+    return {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
 
 
 def _finite(client: int, tensors: Mapping[str, Tensor]) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
-from cutlayer.errors import CutlayerError, WireError
+from cutlayer.errors import CutlayerError, MissingObject, StoreError, WireError
 from cutlayer.faults import point
 from cutlayer.roles.assembly import AUXILIARY, BACKBONE, Assembly
 from cutlayer.roles.federated import Update
@@ -67,6 +67,7 @@ class Replica:
         self._at: dict[int, tuple[int, int]] = {}
         self._replies: OrderedDict[BatchKey, Message] = OrderedDict()
         self._begun: set[int] = set()
+        self._over: dict[int, int] = {}
         self._work: dict[int, float] = {}
         self._saving: dict[int, float] = {}
 
@@ -92,6 +93,8 @@ class Replica:
         self._open(key.round)
         if request.kind == "forward":
             return self._forward(request, key, schedule)
+        if request.kind == "backward":
+            self.server.records.check(key, request.meta.get("forward"))
         return self._step(request, key, schedule, turn)
 
     def _upload(self, request: Message, key: BatchKey, schedule: Schedule, turn: int) -> Message:
@@ -124,11 +127,19 @@ class Replica:
             replies = self._apply(schedule, copy, position)
         else:
             self._reach(schedule, copy, position)
+            self._refuse_dropped(key, turn)
             replies = {key: self._write_and_apply(request, schedule, copy, position)}
         self._remember(replies)
         self._save_if_worth(schedule, copy)
         point("split.step.before_answer")
         return replies[key]
+
+    def _refuse_dropped(self, key: BatchKey, turn: int) -> None:
+        """Raise Closed where the end of the batch's client is in a slot before it."""
+        if turn >= self._over.get(key.client, turn + 1):
+            raise Closed(
+                f"client {key.client} was dropped from round {key.round} before batch {turn}; wait for the next"
+            )
 
     def _write_and_apply(self, request: Message, schedule: Schedule, copy: int, position: int) -> Message:
         """Write the request while the step is computed: it counts, and is answered, when both are done."""
@@ -181,10 +192,10 @@ class Replica:
         if round_number in self._begun:
             return
         if self.states.finished(round_number):
-            raise Closed(f"round {round_number} is over; ask for the next task")
+            raise _over(round_number)
         if round_number > 1 and not self.states.finished(round_number - 1):
             raise NotYet(f"round {round_number - 1} is not over yet")
-        self._begun = {round_number}
+        self._begun, self._over = {round_number}, {}
 
     def _forget(self, copy: int) -> None:
         """Drop what is in memory of a copy: it is loaded again when needed."""
@@ -218,21 +229,34 @@ class Replica:
         """Return the requests of a unit, without those of clients that were dropped before it."""
         found = {}
         for key in unit:
-            request = self.log.get(key.round, key.client, schedule.turn(key))
+            turn = schedule.turn(key)
+            if turn >= self._over.get(key.client, turn + 1):
+                continue
+            request = self.log.get(key.round, key.client, turn)
             if request is None and key.client not in self.log.ended(schedule.round):
                 raise NotYet(f"batch {key.text}, which comes before this one, has not come yet")
-            if request is not None and request.kind != END:
+            if request is not None and request.kind == END:
+                self._over[key.client] = turn
+            elif request is not None:
                 found[key] = request
         return found
 
     def _load(self, schedule: Schedule, copy: int, position: int) -> None:
-        """Load the newest state at or before ``position``; its copy stands there then."""
+        """Load the newest state at or before ``position``; its copy stands there then.
+
+        Raises Closed where the round is over: what it began with may be gone.
+        """
+        self._forget(copy)
+        self.server.graphs.clear()  # they hold on to the weights that are replaced here
+        if self.states.finished(schedule.round):
+            raise _over(schedule.round)
         found = None if self.settings.proximal else self.states.within(schedule.round, copy, position)
         if found is None:
             self._begin(schedule, copy)
             self._at[copy] = schedule.round, 0
             return
         at, tensors, meta = found
+        self._over |= self.log.ended(schedule.round)
         for number in self._numbers(schedule, copy):
             if number != SHARED:
                 self.server.copies[number] = self.assembly.first[BACKBONE].copy()
@@ -246,7 +270,7 @@ class Replica:
         return [copy]
 
     def _begin(self, schedule: Schedule, copy: int) -> None:
-        """Put a copy where it is at the beginning of a round."""
+        """Put a copy where it is at the beginning of a round.  Raises MissingObject where that is not in the store."""
         for number in self._numbers(schedule, copy):
             part = self.assembly.first[BACKBONE].copy()
             if number == SHARED:
@@ -260,9 +284,18 @@ class Replica:
             mean = self.states.mean(schedule.round - 1) if self.assembly.averages_backbones else None
             if mean is not None:
                 part.write(mean)
+            self._check_complete(schedule.round, number, found is not None, mean is not None)
             part.begin_round(schedule.round)
             self.server.anchor(number)
         self._work[copy] = 0.0
+
+    def _check_complete(self, round_number: int, number: int, left: bool, averaged: bool) -> None:
+        """Raise MissingObject where a later round would begin from the first weights because the store is away."""
+        if round_number == 1:
+            return
+        self.states.round(round_number - 1)
+        if (number == SHARED and not left) or (self.assembly.averages_backbones and not averaged):
+            raise MissingObject(f"what round {round_number} begins with is not in the store, or not any more")
 
     def _restore(self, number: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         self._part(number).load_state(_under(f"{number}/", tensors), meta["parts"][str(number)])
@@ -308,31 +341,48 @@ class Replica:
     def finish(self, round_number: int) -> dict[str, Any]:
         """Bring the round's updates to their end and write what the next one begins with; again: nothing changes."""
         schedule = self._schedule(round_number)
-        if not self.states.finished(round_number):
-            self._open(round_number)
-            for copy, units in schedule.units.items():
-                self._reach(schedule, copy, len(units))
-                point("split.state.before_save")
-                for number in self._numbers(schedule, copy):
-                    self.states.save_end(round_number, number, *self._state([number]))
-                    if number != SHARED:  # the next round loads it: memory holds as few models as there are threads
-                        self.server.copies.pop(number, None)
-                self._forget(copy)
-                point("split.state.after_save")
-            self._average(schedule)
-            self._align(schedule)
-            self.states.finish(round_number, {"members": self.members(schedule)})
+        try:
+            self._complete(schedule)
+        except Closed:  # another replica was first
+            if not self.states.finished(round_number):
+                raise
         self._begun.discard(round_number)
         point("split.finish.before_collect")
         self._collect(round_number)
         point("split.finish.before_answer")
         return {"steps": sum(len(units) for units in schedule.units.values())}
 
+    def _complete(self, schedule: Schedule) -> None:
+        self._open(schedule.round)
+        for copy, units in schedule.units.items():
+            self._reach(schedule, copy, len(units))
+            point("split.state.before_save")
+            for number in self._numbers(schedule, copy):
+                self.states.save_end(schedule.round, number, *self._state([number]))
+                if number != SHARED:  # the next round loads it: memory holds as few models as there are threads
+                    self.server.copies.pop(number, None)
+            self._forget(copy)
+            point("split.state.after_save")
+        self._average(schedule)
+        self._align(schedule)
+        self.states.finish(schedule.round, {"members": self.members(schedule)})
+
     def members(self, schedule: Schedule) -> list[list[int]]:
-        """Return the batches of the round that count."""
+        """Return the batches of the round that count: those in the log.
+
+        Raises StoreError where one is missing that its client has had an answer to.
+        """
         ended = self.log.ended(schedule.round)
+        taken = {client: set(self.log.turns(schedule.round, client)) for client in schedule.turns}
+        for client in ended:
+            slots = {turn: self.log.get(schedule.round, client, turn) for turn in taken[client]}
+            taken[client] = {turn for turn, found in slots.items() if found is not None and found.kind != END}
         keys = [key for units in schedule.units.values() for unit in units for key in unit]
-        return [list(k) for k in keys if schedule.turn(k) < ended.get(k.client, schedule.turn(k) + 1)]
+        counted = [key for key in keys if schedule.turn(key) in taken[key.client]]
+        lost = [key for key in keys if key.client not in ended and schedule.turn(key) not in taken[key.client]]
+        if lost:
+            raise StoreError(f"batch {lost[0].text} was answered, and is not in the step log: the store has lost it")
+        return [list(key) for key in counted]
 
     def _average(self, schedule: Schedule) -> None:
         """Make one backbone of those of the clients that went through the round."""
@@ -417,12 +467,18 @@ class Replica:
         part = self.assembly.first[BACKBONE].copy()
         number = client if self.recipe.server == "per_client" else SHARED
         found = self.states.before(round_number + 1, number)
+        if found is None and number == SHARED:
+            raise MissingObject(f"the backbone after round {round_number} is not in the store, or not any more")
         if found is not None:
             part.load_state(_under(f"{number}/", found[0]), found[1]["parts"][str(number)])
         mean = self.states.mean(round_number) if self.assembly.averages_backbones else None
         if mean is not None:
             part.write(mean)
         return part
+
+
+def _over(round_number: int) -> Closed:
+    return Closed(f"round {round_number} is over; ask for the next task")
 
 
 class _Copies:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from cutlayer import step
 from cutlayer.errors import TrainingError, WireError
+from cutlayer.faults import point
 from cutlayer.roles import buffers, crossing
 from cutlayer.roles.alignment import Aligner
 from cutlayer.roles.graphs import Graph, GraphCache
@@ -141,6 +142,7 @@ class SplitServer:
         tensors, others = crossing.named("h", self._values(request, key, "activations", "h"))
         meta = {"values": others, "samples": samples_of(request)}
         record = self.records.put(key, self.version(key.client), self._seed(key), tensors, meta=meta)
+        point("split.forward.after_record")
         # from here on the record speaks: a forward that comes again gets the answer that it got the first time
         graph = self.run_record(self._pinned(self.part(key.client), key, record.version), record)
         self.graphs.put(record.uuid, graph)

@@ -7,8 +7,9 @@ needed is deleted.  A gradient that arrives for a version already left counts in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 
 from torch import Tensor
 
@@ -25,6 +26,11 @@ class Mean:
     gradients: list[Tensor | None]
     buffers: list[list[Tensor]]
     members: tuple[Member, ...]
+
+
+def counting(before: str, keys: Iterable[BatchKey]) -> str:
+    """Return the digest of what was counted ``before`` and the batches ``keys``."""
+    return blake2b("\n".join([before, *(key.text for key in sorted(keys))]).encode(), digest_size=16).hexdigest()
 
 
 class Window:
@@ -45,6 +51,8 @@ class Window:
         self._store, self._run, self._records = store, run, records
         self._count = 0
         self._names = [name for name, p in part.module.named_parameters() if p.requires_grad]
+        self.counted = ""
+        """A digest of all members since it was last emptied, written with every version: a round can be audited."""
         self.position: Callable[[BatchKey], int] | None = None
         """How many batches of its client come before a batch in its window; None: as many as came here."""
 
@@ -126,7 +134,8 @@ class Window:
 
         Raises MissingObject where the version is not there (any more).
         """
-        weights = self.versions.load(BACKBONE, version)[0]
+        weights, said = self.versions.load(BACKBONE, version)
+        self.counted = said.get("counted", "")
         state = self.versions.load_optimizer(BACKBONE, version)
         part.load_state({f"weights/{k}": t for k, t in weights.items()} | state["tensors"], state["meta"])
 
@@ -144,5 +153,6 @@ class Window:
         tensors, meta = part.state()
         weights = {k.removeprefix("weights/"): t for k, t in tensors.items() if k.startswith("weights/")}
         rest = {k: t for k, t in tensors.items() if not k.startswith("weights/")}
-        said = {"members": [[*m.key, m.uuid, m.samples] for m in members]}
+        self.counted = counting(self.counted, (m.key for m in members))
+        said = {"members": [[*m.key, m.uuid, m.samples] for m in members], "counted": self.counted}
         self.versions.publish(BACKBONE, version, weights, {"tensors": rest, "meta": meta}, said)

@@ -23,7 +23,7 @@ from cutlayer.roles.part import Part
 from cutlayer.roles.replica import NotYet
 from cutlayer.roles.schedule import SHARED, Schedule
 from cutlayer.roles.split_server import key_of, samples_of
-from cutlayer.roles.window import Window
+from cutlayer.roles.window import Window, counting
 from cutlayer.store import BatchKey, GradientLedger, RecordNote, TensorStore
 from cutlayer.store.keys import version_text
 from cutlayer.store.states import States
@@ -90,11 +90,7 @@ class WindowReplica:
         return reply
 
     def _backward(self, request: Message, key: BatchKey, version: int) -> Message:
-        note = RecordNote(self.records.uuid(key), key, version)
-        if request.meta.get("forward") != note.uuid:
-            raise WireError(
-                f"expected the forward id of batch {key.text}, got another; send back what the forward gave"
-            )
+        note = RecordNote(self.records.check(key, request.meta.get("forward")), key, version)
         if self._version < version:
             self._load(version)
         if self._version > version:
@@ -182,7 +178,11 @@ class WindowReplica:
         """Return the newest version; the first one is written by whoever comes first."""
         latest = self.window.versions.latest(BACKBONE)
         if latest is None:
+            if self.states.finished(1):
+                raise MissingObject("there are no weights of the run in the store (any more)")
+            self._version = -1
             self.server.backbone = self.assembly.first[BACKBONE].copy()
+            self.server.graphs.clear()
             self.window.enter(-1)
             with contextlib.suppress(ObjectExists):
                 self.window.publish(self.server.backbone, [])
@@ -192,6 +192,8 @@ class WindowReplica:
     def _load(self, version: int) -> None:
         if self._version == version:
             return
+        self.server.graphs.clear()  # they hold on to the weights that are replaced here
+        self._version = -1
         try:
             self.window.load(self.server.backbone, version)
         except MissingObject:
@@ -229,6 +231,8 @@ class WindowReplica:
         for key in self.window.ledger.missing(counted):
             self._count_again(RecordNote(counted[key], key, version))
         self.server.backbone.begin_round(schedule.round)
+        if version == self._base(schedule.round):
+            self.window.counted = ""
         point("split.update.before_publish")
         if not self.server.update(counted, keep=True):
             self.window.publish(self.server.backbone, [])
@@ -269,11 +273,26 @@ class WindowReplica:
         if not self.states.finished(round_number):
             version = self._base(round_number) + len(self.windows(schedule))
             self._reach(schedule, version)
-            ended = self.log.ended(round_number)
-            counted = [k for k in schedule.order if schedule.turn(k) < ended.get(k.client, schedule.turn(k) + 1)]
-            self.states.finish(round_number, {"version": version, "members": [list(k) for k in counted]})
+            self.states.finish(round_number, {"version": version, "members": self.members(schedule, version)})
         point("split.finish.before_answer")
         return {"version": self.states.round(round_number)["version"]}
+
+    def members(self, schedule: Schedule, version: int) -> list[list[int]]:
+        """Return the batches of the round that count.
+
+        Raises StoreError where the steps that led to ``version`` were not made of exactly these.
+        """
+        ended = self.log.ended(schedule.round)
+        counted = [k for k in schedule.order if schedule.turn(k) < ended.get(k.client, schedule.turn(k) + 1)]
+        wanted, digest = set(counted), ""
+        for keys in self.windows(schedule):
+            digest = counting(digest, (key for key in keys if key in wanted))
+        if self.window.versions.load(BACKBONE, version)[1].get("counted") != digest:
+            raise StoreError(
+                f"weight version {version} was made of other batches than those of round {schedule.round}: a gradient "
+                "is missing, or counted twice"
+            )
+        return [list(key) for key in counted]
 
     def _collect(self, version: int) -> None:
         """Delete what nobody can ask for once ``version`` was left: clients have had the answers of the one before."""

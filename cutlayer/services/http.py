@@ -50,6 +50,8 @@ __all__ = ["Event", "Interrupted", "Link", "Tls", "Unreachable"]
 
 FIRST_WAIT, LONGEST_WAIT = 0.1, 10.0
 """Seconds: the back-off doubles from the first to the longest, each drawn from its upper half."""
+LASTED = 1.0
+"""Seconds: an attempt that lasted longer, as a long-poll does, had found its service, and the back-off begins anew."""
 
 Query = Mapping[str, str | int | float | bool | None]
 OnWait = Callable[[str, float], None]
@@ -221,13 +223,13 @@ class Link:
         trace = f"00-{request}-{uuid4().hex[:16]}-01"
         sent = {**self._headers, "X-Request-ID": request, "traceparent": trace, **headers}
         until = None if self._patience is None else time.monotonic() + self._patience
-        failures, stale, after = 0, 0, 0.0
+        failures, stale, settled, after = 0, 0, 0, 0.0
         if self._rotate:
             self._at += 1
         while True:
             if self.stop.is_set():
                 raise Interrupted("interrupted")
-            at = self._at
+            at, begun = self._at, time.monotonic()
             try:
                 return attempt(self._ends[at % len(self._ends)], sent)
             except Failed as failed:
@@ -239,9 +241,11 @@ class Link:
                 failures, after = failures + 1, max(after, failed.after)
                 self._at = at + 1
                 sweeps, more = divmod(failures, len(self._ends))
+                if time.monotonic() - begun > LASTED:
+                    settled = sweeps
                 if more and not failed.throttled:
                     continue  # the next replica, at once
-                seconds = max(after, _backoff(sweeps - 1))
+                seconds = max(after, _backoff(max(0, sweeps - 1 - settled)))
                 left = seconds if until is None else until - time.monotonic()
                 if left <= 0:
                     raise Unreachable(

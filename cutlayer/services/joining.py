@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,14 +12,19 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from cutlayer.data import Dataset
 from cutlayer.engines.prepare import describe
 from cutlayer.engines.running import versions
+from cutlayer.errors import DataError
 from cutlayer.roles.assembly import BACKBONE
 from cutlayer.roles.evaluation import Score, evaluate
 from cutlayer.roles.federation import Federation
 from cutlayer.roles.part import Part
+from cutlayer.services.outlines import reported
 from cutlayer.services.runs import ServedRun
 from cutlayer.services.worker import Connection, test_set
+
+log = logging.getLogger(__name__)
 
 PartAfter = Callable[[int, int], Part]
 """The backbone after a round, as it serves a client."""
@@ -66,7 +72,7 @@ def score(
     """Return the sums over the global test set, or that there is none here or no one model."""
     modules = None
     dataset = test_set(connection.settings, run.experiment)
-    if dataset is not None and len(dataset.test):
+    if dataset is not None and len(dataset.test) and _fits(dataset, connection.settings.data, run):
         modules = model_of(run, weights_after(run, federation, part_after, round_number, holder))
     if modules is None:
         return {"available": False}
@@ -81,6 +87,23 @@ def score(
         autocast=run.settings.autocast,
     )
     return {"available": True, **sums(found)}
+
+
+def _fits(dataset: Dataset, source: str, run: ServedRun) -> bool:
+    """Say whether a test set has the form of the clients' data, which need not be what the experiment names.
+
+    Raises DataError for one that the operator gave and that has another form.
+    """
+    inputs, _ = reported(dataset, run.experiment)
+    here = [(tuple(spec.shape), spec.dtype) for spec in inputs], dataset.classes
+    forms = [(tuple(t.shape[1:]), str(t.dtype).removeprefix("torch.")) for t in run.outline.inputs]
+    if here == (forms, run.outline.classes):
+        return True
+    sentence = f"the test set has inputs and classes {here}, and the clients' data {(forms, run.outline.classes)}"
+    if source != "experiment":
+        raise DataError(f"{sentence}: give this server a test set of the same form, or data=none")
+    log.info("no global score: %s", sentence)
+    return False
 
 
 def sums(found: Score) -> dict[str, Any]:

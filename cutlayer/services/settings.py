@@ -274,6 +274,8 @@ class ClientSettings(Settings):
     """What an experiment may require of a client (``clients.require``)."""
     device: str = "cpu"
     threads: int | None = Field(None, ge=1)
+    rotate: bool = False
+    """Ask another replica with every request, as behind a load balancer without affinity."""
     tls_client_cert: Path | None = None
     tls_client_key: Path | None = None
 

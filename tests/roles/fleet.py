@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from cutlayer.config import load
 from cutlayer.engines.prepare import Prepared, prepare
+from cutlayer.errors import MissingObject
 from cutlayer.roles.assembly import AUXILIARY, BACKBONE, Assembly
 from cutlayer.roles.client import Client
 from cutlayer.roles.coordinator import plan
@@ -16,6 +19,7 @@ from cutlayer.roles.replica import NotYet, Replica
 from cutlayer.roles.schedule import Schedule, window_limit
 from cutlayer.roles.window_replica import WindowReplica
 from cutlayer.store import MemoryStore, TensorStore
+from cutlayer.store.steps import Closed
 from cutlayer.wire import Message, decode, encode
 
 AnyReplica = Replica | WindowReplica
@@ -25,12 +29,14 @@ class Fleet:
     """Trains an experiment on ``count`` replicas: ``chaos`` is the chance that something happens at a request."""
 
     def __init__(self, keys: dict[str, Any], *, count: int = 2, chaos: float = 0.0, seed: int = 0) -> None:
+        torch.set_num_threads(1)  # as the experiments say: their number has a say in rounding
         self.experiment = load(None, (), **keys)
         self.prepared: Prepared = prepare(self.experiment)
         self.store: TensorStore = MemoryStore()
         self.random = random.Random(seed)
         self.chaos = chaos
         self.round = 0
+        self.sent: list[Message] = []
         self.plans: dict[int, dict[int, int]] = {}
         self.setup, self.settings = self.prepared.setup, self.prepared.settings
         self.recipe = self.settings.recipe
@@ -57,6 +63,9 @@ class Fleet:
         index = self.random.randrange(len(self.replicas))
         if self.random.random() < self.chaos:
             self.replicas[index] = self.replica()
+        if self.sent and self.random.random() < self.chaos:
+            self.ask_late(self.random.choice(self.sent))
+        self.sent.append(message)
         reply = self.replicas[index].answer(message)
         self.settle(index)
         if self.random.random() < self.chaos:
@@ -67,6 +76,13 @@ class Fleet:
             self.settle(other)
             assert encode(again) == encode(reply), "a repeated request gets the same answer"
         return decode(encode(reply))
+
+    def ask_late(self, message: Message) -> None:
+        """Let a request of long ago arrive once more: nobody waits for an answer."""
+        index = self.random.randrange(len(self.replicas))
+        with suppress(NotYet, Closed, MissingObject):
+            self.replicas[index].answer(message)
+            self.settle(index)
 
     def settle(self, index: int) -> None:
         found = self.replicas[index]

@@ -195,6 +195,22 @@ def test_a_service_that_will_be_back_is_asked_again(serve: Serve, status: int) -
     assert len(waits) == 2
 
 
+def test_the_back_off_begins_anew_after_an_attempt_that_lasted(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long-poll whose service restarts again and again does not wait longer every time."""
+
+    def waits() -> list[float]:
+        service = serve(*[answer(503)] * 6, answer(200, "here"))
+        found: list[float] = []
+        with Link(service.url, on_wait=lambda reason, seconds: found.append(seconds)) as link:
+            link.json("GET", "/x")
+        return found
+
+    short = waits()
+    assert short[-1] > 2 * short[0]
+    monkeypatch.setattr(http, "LASTED", -1.0)
+    assert max(waits()) <= http.FIRST_WAIT
+
+
 def test_retry_after_is_honoured(serve: Serve) -> None:
     service = serve(
         answer(503, Retry_After="0.05"), answer(429, Retry_After="Thu, 01 Jan 1970 00:00:00 GMT"), answer(200)

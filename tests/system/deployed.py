@@ -54,14 +54,14 @@ class Deployed:
         return self.backend.submit(experiment.as_dict()), experiment
 
     def ended(self, run: str, within: float = 240.0) -> RunView:
-        """Wait for the end of a run."""
+        """Wait until a run has ended, or waits for its operator."""
         until = time.monotonic() + within
         while time.monotonic() < until:
             view = self.backend.run(run)
-            if view.state in ("done", "failed", "cancelled"):
+            if view.state in ("done", "failed", "cancelled") or view.cause == "failure":
                 return view
             time.sleep(0.1)
-        raise AssertionError(f"run {run} has not ended: {view.state}, round {view.round}, {view.reason}")
+        raise AssertionError(f"run {run} has not ended: {view.state}, round {view.round}, {view.reason}\n{self.said()}")
 
     def train(self, **keys: Any) -> tuple[RunView, Experiment]:
         run, experiment = self.submit(**keys)

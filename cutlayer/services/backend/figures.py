@@ -41,8 +41,8 @@ def line(
         servers: seconds that ``finish`` and ``aggregate`` took.
         evaluation_seconds: of the evaluation.
 
-    ``own_accuracy`` and ``own_loss`` are over all clients' own test splits together.  ``time`` shares ``seconds`` out in
-    the proportions in which clients spent theirs: at work, waiting for a split server, for the federated server.
+    ``own_accuracy`` and ``own_loss`` are over all clients' own test splits together.  ``time`` shares ``seconds`` out
+    in the proportions in which clients spent theirs: at work, waiting for a split server, for the federated server.
     """
     samples = sum(r["samples"] for r in trained.values())
     losses = {

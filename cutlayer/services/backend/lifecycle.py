@@ -8,10 +8,11 @@ again, until nothing follows.  A run that is paused makes no steps (what is in f
 paused for want of clients goes on as soon as enough are there.
 
 Who may be left behind.  ``quorum`` is the share of a round's clients that must finish it.  A client that is away (not
-seen for a while), or late (the round's ``deadline`` has passed), is dropped once the others make the quorum: where all
-train at once, when so many are done; where they train one after another, when those that are done or here are so many.
-A client that failed is dropped if so many remain.  With the default quorum of 1 nobody is ever dropped: the run waits,
-and past the deadline it says so (paused, cause "quorum").
+seen for a while), or late (the round's ``deadline`` has passed), is dropped once the others make the quorum: where each
+trains for itself, when so many are done; where they wait for each other, one after another or at a step that they make
+together, when those that are done or here are so many.  Of those who make steps together the late one is the one that
+has done least.  A client that failed is dropped if so many remain.  With the default quorum of 1 nobody is ever
+dropped: the run waits, and past the deadline it says so (paused, cause "quorum").
 """
 
 from __future__ import annotations
@@ -167,7 +168,10 @@ def _training(p: Picture) -> list[Step]:
         turn = left[0]
         return _told_to_train(p, [turn]) if turn not in jobs else _without(p, jobs, left, [turn])
     missing = [n for n in order if n not in jobs]
-    return _told_to_train(p, missing) if missing else _without(p, jobs, left, left)
+    if missing:
+        return _told_to_train(p, missing)
+    slowest = sorted(left, key=lambda n: jobs[n].batches)
+    return _without(p, jobs, left, slowest if p.terms.together else left)
 
 
 def _told_to_train(p: Picture, numbers: list[int]) -> list[Step]:
@@ -194,7 +198,8 @@ def _without(p: Picture, jobs: Mapping[int, Job], left: list[int], awaited: list
     done = sum(job.state == "done" for job in jobs.values())
     working = {n for n in left if p.member(n).here and not _failed(jobs, n)}
     overdue = p.round.due is not None and p.now >= p.round.due
-    for n in awaited:
+    waited_for = p.terms.turnwise or p.terms.together
+    for n in sorted(awaited, key=lambda n: n in working):
         name = p.member(n).name
         if _failed(jobs, n):
             if done + len(left) - 1 >= needed:
@@ -204,7 +209,7 @@ def _without(p: Picture, jobs: Mapping[int, Job], left: list[int], awaited: list
                       f"{jobs[n].error}")
             ]  # fmt: skip
         away = n not in working
-        if (away or overdue) and (done >= needed or (p.terms.turnwise and done + len(working - {n}) >= needed)):
+        if (away or overdue) and (done >= needed or (waited_for and done + len(working - {n}) >= needed)):
             return [Drop("train", n, f"{name} is away" if away else f"{name} did not finish before the deadline")]
     if overdue and done + len(working) < needed:
         return [

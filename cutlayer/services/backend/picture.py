@@ -33,6 +33,13 @@ class Terms:
         return recipe.schedule == "relay" or (recipe.schedule == "sequential" and recipe.server == "shared")
 
     @property
+    def together(self) -> bool:
+        """Clients train at once, and wait for each other's batches at every step of the backbone."""
+        recipe = self.recipe
+        shared = recipe.server == "shared" and recipe.schedule == "interleaved" and not recipe.local_loss
+        return recipe.grouped or shared
+
+    @property
     def scorer(self) -> str:
         """Who scores and joins the model."""
         return "fed" if self.recipe.server == "none" else "split"
@@ -64,6 +71,8 @@ class Job:
     result: Mapping[str, Any] = field(default_factory=dict)
     retryable: bool = False
     error: str | None = None
+    batches: int = 0
+    """How many its client has done, as far as it has told."""
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class Tasks:
         Raises Unprocessable when a service does not say who it is.
         """
         target, owner = _asker(who, request)
-        end = time.monotonic() + request.wait
+        end = time.monotonic() + min(request.wait, self.database.lost_after / 3)  # who waits is here, and asks again
         with self.database.bell.listening(bell.tasks_of(target)) as rung:
             while True:
                 rung.clear()

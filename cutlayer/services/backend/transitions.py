@@ -144,7 +144,8 @@ def _round(row: RoundRow) -> Round:
 
 
 def _job(row: TaskRow) -> Job:
-    return Job(row.kind, row.target, row.state, row.number, row.result or {}, row.retryable, row.error)  # type: ignore[arg-type]
+    batches = int((row.progress or {}).get("batches") or 0)
+    return Job(row.kind, row.target, row.state, row.number, row.result or {}, row.retryable, row.error, batches)  # type: ignore[arg-type]
 
 
 # --- steps --------------------------------------------------------------------------------------------------------

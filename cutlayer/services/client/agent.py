@@ -117,6 +117,7 @@ class Agent:
             timeout=90.0,
             patience=patience,
             stop=self.stop,
+            rotate=self.settings.rotate,
             insecure=self.settings.insecure,
             on_wait=lambda reason, seconds: log.info("%s; again in %.1f s", reason, seconds),
         )
@@ -191,7 +192,7 @@ class Agent:
         member = self._member(backend, task)
         traffic = member.traffic if task.kind == "train" else Traffic()
         plane = DataPlane(
-            backend, lambda urls, ticket: self._link(urls, ticket, PATIENCE), task, member.number, traffic
+            backend, lambda urls, ticket: self._link(urls, ticket, PATIENCE), task, member.number, traffic, beat.check
         )
         try:
             if task.kind == "train":
@@ -234,6 +235,10 @@ class _Beat(threading.Thread):
     def batch(self, batches: int, of: int) -> None:
         """Note the progress.  Raises Stopped or Interrupted where the work is to end."""
         self._batches, self._of = batches, of
+        self.check()
+
+    def check(self) -> None:
+        """Raise Stopped or Interrupted where the work is to end."""
         if self._stop_all.is_set():
             raise Interrupted("interrupted")
         if self._cancelled.is_set():

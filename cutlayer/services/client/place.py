@@ -10,18 +10,21 @@ leads to where it was, without asking anyone twice.  A torn end of the journal i
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import zlib
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from torch import Tensor
 
-from cutlayer.errors import MissingObject
+from cutlayer.errors import MissingObject, NoSpace, StoreError
 from cutlayer.store import ObjectStore
 
 _HEAD = 12
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Place:
@@ -30,7 +33,7 @@ class Place:
     def __init__(self, folder: Path, run: str) -> None:
         self.folder = folder / "runs" / run
         self._store = ObjectStore(self.folder)
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
         self._number = 0
         self.journaled = 0
         """Bytes in the journal."""
@@ -46,7 +49,7 @@ class Place:
 
     def save(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Save where the client stands; the journal before it goes."""
-        self._close()
+        self.close()
         self._number += 1
         self._store.put("place", tensors, {**meta, "number": self._number})
         self.journaled = 0
@@ -56,16 +59,25 @@ class Place:
 
     def write(self, content: bytes) -> None:
         """Append a reply to the journal."""
-        if self._file is None:
-            self._file = open(self._journal, "ab")  # noqa: SIM115 (it stays open until the next place)
-        self._file.write(len(content).to_bytes(8, "little") + zlib.crc32(content).to_bytes(4, "little"))
-        self._file.write(content)
-        self._file.flush()
+        head = len(content).to_bytes(8, "little") + zlib.crc32(content).to_bytes(4, "little")
+        try:
+            if self._file is None:
+                self._file = open(self._journal, "ab", buffering=0)  # noqa: SIM115 (open until the next place)
+            for piece in (head, content):
+                rest = memoryview(piece)
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            self.close()
+            kind = NoSpace if error.errno in _FULL else StoreError
+            raise kind(
+                f"cannot write {self._journal}: {error.strerror or error}; the client goes on when it can"
+            ) from None
         self.journaled += len(content) + _HEAD
 
     def replies(self) -> Iterator[bytes]:
         """Yield the replies since the place, up to the first that is torn; what is after that one is cut off."""
-        self._close()
+        self.close()
         if not self._journal.exists():
             return
         whole = 0
@@ -84,7 +96,8 @@ class Place:
     def _journal(self) -> Path:
         return self.folder / f"journal-{self._number}"
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the journal; it is opened again when it is needed."""
         if self._file is not None:
             self._file.close()
             self._file = None

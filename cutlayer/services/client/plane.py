@@ -23,11 +23,14 @@ class DataPlane:
     """Carries one task's messages to split and federated servers.
 
     Where they are is asked again whenever none of them answers; a ticket that has expired is asked for again, too.
-    Everything is repeated until it works, or the client is told to stop (Interrupted).
+    Everything is repeated until it works, the client is told to stop (Interrupted), or ``check`` raises.
     """
 
-    def __init__(self, backend: Backend, make: MakeLink, task: Task, number: int, traffic: Traffic) -> None:
+    def __init__(
+        self, backend: Backend, make: MakeLink, task: Task, number: int, traffic: Traffic, check: Callable[[], None]
+    ) -> None:
         self._backend, self._make, self._number, self._traffic = backend, make, number, traffic
+        self._check = check
         self._task = task
         self._links: dict[str, Link] = {}
         self.content = b""
@@ -68,6 +71,7 @@ class DataPlane:
                 self.content = self._link(server).binary(method, address, buffers)
                 return wire.decode(self.content) if self.content else None
             except Unreachable as error:
+                self._check()
                 log.warning("%s; asking where the servers are", error)
                 self._forget(server)
             except Unauthorized as error:
@@ -82,6 +86,7 @@ class DataPlane:
                 urls = list(ends.split if server == "split" else ends.fed)
                 if urls:
                     break
+                self._check()
                 log.warning("no %s server is there yet", server)
                 if self._backend.link.stop.wait(1.0):
                     break

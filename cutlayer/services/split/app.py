@@ -74,8 +74,9 @@ class SplitService:
     async def request(self, request: Request) -> Response:
         """Answer one message of a client, all layers around it."""
         where = request.path_params
-        body = await request.body()
-        content = await self.answered(web.bearer(request), where["run"], where["round"], where["kind"], body)
+        about = web.bearer(request), where["run"], where["round"], where["kind"]
+        self.admit(*about)
+        content = await self.answered(*about, await request.body())
         return Response(content, media_type="application/octet-stream")
 
     async def answered(self, token: str, run: str, round_number: int, kind: str, body: bytes) -> bytes:
@@ -84,7 +85,7 @@ class SplitService:
         Raises Unauthorized, Forbidden or NotFound for what the ticket is not for, Unavailable where the client is to
         come back, and what the message deserves.
         """
-        ticket = self._ticket(token, run, round_number, kind)
+        ticket = self.admit(token, run, round_number, kind)
         if self.waiting >= self.settings.outstanding:
             raise Unavailable("too many requests wait for the model; come back", code="busy", retry_after=0.5)
         self.waiting += 1
@@ -170,7 +171,8 @@ class SplitService:
                 self.hosting.forget(ticket.run)
                 raise
 
-    def _ticket(self, token: str, run: str, round_number: int, kind: str) -> Ticket:
+    def admit(self, token: str, run: str, round_number: int, kind: str) -> Ticket:
+        """Return the ticket of a request.  Raises Unauthorized, Forbidden or NotFound: before its body is read."""
         ticket = self._verified(token)
         if kind not in KINDS:
             raise NotFound(f"expected one of {', '.join(KINDS)}, got {kind!r}")
@@ -239,8 +241,8 @@ def create_app(settings: SplitSettings, where: Callable[[], str] = lambda: "") -
     app.state.service = service
     web.install(app, "split", service.metrics, web.Limits.of(settings), ready=service.ready, quiet=True)
     if not settings.rate and settings.trace is None:
-        lane = FastLane(app.build_middleware_stack(), service.answered, service.metrics, settings.body_limit)
-        app.middleware_stack = lane
+        stack, limit = app.build_middleware_stack(), settings.body_limit
+        app.middleware_stack = FastLane(stack, service.admit, service.answered, service.metrics, limit)
     return app
 
 

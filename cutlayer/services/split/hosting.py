@@ -49,13 +49,18 @@ class Hosted:
         self._evaluated: OrderedDict[tuple[int, int], Part] = OrderedDict()
 
     def part_after(self, round_number: int, client: int) -> Part:
-        """Return the backbone after a round, in evaluation mode.  Raises Conflict where it is not there."""
+        """Return the backbone after a round, in evaluation mode.
+
+        Raises Conflict where the round is over for too long, MissingObject where what it left is not there.
+        """
         key = round_number, client if self.run.recipe.server == "per_client" else SHARED
         if key not in self._evaluated:
             try:
                 part = self.replica.part_after(round_number, client)
             except MissingObject:
-                raise Conflict(f"round {round_number} is not over, or is over for too long") from None
+                if self.replica.states.finished(round_number + 1):
+                    raise Conflict(f"round {round_number} is over for too long") from None
+                raise
             part.module.eval()
             self._evaluated[key] = part
             while len(self._evaluated) > EVALUATED:

@@ -26,15 +26,17 @@ PATH = re.compile(r"/v1/runs/([^/]+)/rounds/([0-9]{1,9})/([a-z]+)")
 ROUTE = "/v1/runs/{run}/rounds/{round:int}/{kind}"
 _SANE = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 
+Admit = Callable[[str, str, int, str], object]
+"""(token, run, round, kind); raises where the body need not be read."""
 Answered = Callable[[str, str, int, str, bytes], Awaitable[bytes]]
 """(token, run, round, kind, body) to the content of the answer."""
 
 
 class FastLane:
-    """Answers POST on ``PATH`` with ``answered``, and hands everything else to ``app``."""
+    """Answers POST on ``PATH`` with ``answered``, if ``admit`` lets it in, and hands everything else to ``app``."""
 
-    def __init__(self, app: ASGIApp, answered: Answered, metrics: Metrics, limit: int) -> None:
-        self.app, self._answered, self._limit = app, answered, limit
+    def __init__(self, app: ASGIApp, admit: Admit, answered: Answered, metrics: Metrics, limit: int) -> None:
+        self.app, self._admit, self._answered, self._limit = app, admit, answered, limit
         self._metrics = metrics
         self._seconds = metrics.request_seconds.labels(ROUTE)
         self._fine = metrics.requests.labels(ROUTE, "POST", "200")
@@ -50,10 +52,12 @@ class FastLane:
         request = came if _SANE.fullmatch(came) else uuid4().hex.encode()
         with named(request.decode()):
             try:
+                about = _token(said), found[1], int(found[2]), found[3]
+                self._admit(*about)
                 body = await self._body(said.get(b"content-length"), receive)
                 if body is None:
                     return  # the client went away
-                content = await self._answered(_token(said), found[1], int(found[2]), found[3], body)
+                content = await self._answered(*about, body)
             except Exception as error:
                 await self._fail(error, request, scope, receive, send)
                 return

@@ -1,4 +1,4 @@
-"""Bodies have an end: what is announced above the limit is not read, and what is not announced is counted."""
+"""Bodies and paths have an end: what is announced above the limit is not read, what is not announced is counted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cutlayer.services.errors import TooLarge, Unprocessable
+from cutlayer.services.errors import NotFound, TooLarge, Unprocessable
+
+LONGEST_PATH = 2000
+"""Characters: routes take numbers out of a path, and a number of thousands of digits is none that Python reads."""
 
 
 class BodyLimit:
@@ -30,6 +33,8 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if len(scope["path"]) > LONGEST_PATH:
+            raise NotFound("there is nothing at a path as long as this")
         limit = next((each for pattern, each in self.special if pattern.fullmatch(scope["path"])), self.limit)
         announced = _length(Headers(scope=scope).get("content-length"))
         if announced is not None and announced > limit:

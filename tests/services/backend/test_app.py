@@ -7,12 +7,16 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from collections import Counter
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
+from uuid import uuid4
 
 import pytest
 
+from cutlayer.faults import POINTS as POINTS_OF_ALL
 from tests.services.backend.live import Live, live
 from tests.services.backend.stage import ENROL, OPERATOR, RESULTS, SERVICE
 
@@ -65,40 +69,55 @@ def test_a_process_that_is_told_to_stop_lets_go_of_who_waits(tmp_path: Path) -> 
         assert None in answers
 
 
-def test_a_backend_that_is_killed_anywhere_goes_on(tmp_path: Path) -> None:
-    with live(tmp_path, sqlite(tmp_path)) as backend:
-        keys = [call(backend, "POST", "/clients", {"name": name}, ENROL)["key"] for name in "ab"]
+POINTS = sorted(name for name in POINTS_OF_ALL if name.startswith("backend."))
+
+
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("time", [1, 3])
+def test_a_backend_that_is_killed_goes_on(point: str, time: int, tmp_path: Path) -> None:
+    """Whoever got no answer asks again; the run ends as if nothing had been."""
+    once = tmp_path / "killed"
+    fault = {
+        "fault": f"{point}@{time + (3 if 'request' in point else 0)}",
+        "fault_once": once,
+    }  # after the first tokens
+
+    with live(tmp_path, sqlite(tmp_path), **fault) as backend:
+
+        def ask(method: str, path: str, body: Any = None, token: str = OPERATOR) -> Any:
+            while True:
+                try:
+                    return call(backend, method, path, body, token)
+                except HTTPError:
+                    raise
+                except (ConnectionError, HTTPException, URLError):
+                    backend.process.wait()
+                    backend.announce.unlink(missing_ok=True)
+                    backend.start()
+
+        keys = ["cl_key_" + letter * 43 for letter in "ab"]
+        for key, name in zip(keys, "ab", strict=True):
+            ask("POST", "/clients", {"name": name, "key": key}, ENROL)
         tree = {"algorithm": "vanilla", "clients": 2, "rounds": 1}
-        run = call(backend, "POST", "/runs", {"experiment": tree})["id"]
-        workers = [(key, {}) for key in keys]
+        run = ask("POST", "/runs", {"experiment": tree, "submission": str(uuid4())})["id"]
+        workers: list[tuple[str, dict[str, Any]]] = [(key, {}) for key in keys]
         workers += [(SERVICE, {"target": kind, "owner": f"{kind}-1"}) for kind in ("split", "fed")]
-        kills = 0
-        for turn in range(200):
-            token, body = workers[turn % len(workers)]
-            task = call(backend, "POST", "/tasks/next", body, token)
-            if task is None:
-                if call(backend, "GET", f"/runs/{run}")["state"] == "done":
-                    break
-                continue
-            if kills < 4:  # once it was handed out, once more after the result
-                self_kill(backend)
-                again = call(backend, "POST", "/tasks/next", body, token)
-                assert again["task"]["id"] == task["task"]["id"]
-                kills += 1
-            result = RESULTS.get(task["task"]["kind"], lambda _: {})(task["task"])
-            path = f"/tasks/{task['task']['id']}/result"
-            call(backend, "POST", path, {"result": result}, token)
-            if kills < 4:
-                self_kill(backend)
-                call(backend, "POST", path, {"result": result}, token)
-        found = call(backend, "GET", f"/runs/{run}")
-        assert found["state"] == "done"
-        assert found["summary"]["rounds"] == 1
-
-
-def self_kill(backend: Live) -> None:
-    backend.kill()
-    backend.start()
+        while ask("GET", f"/runs/{run}")["state"] != "done":
+            for token, body in workers:
+                found = ask("POST", "/tasks/next", body, token)
+                if found is not None:
+                    task = found["task"]
+                    result = RESULTS.get(task["kind"], lambda _: {})(task)
+                    ask("POST", f"/tasks/{task['id']}/result", {"result": result}, token)
+        assert once.exists(), "it was killed"
+        tasks = ask("GET", f"/runs/{run}/tasks")
+        kinds = Counter(task["kind"] for task in tasks if task["state"] == "done")
+        assert kinds == {
+            "prepare": 2, "setup": 2, "train": 2, "finish": 1, "aggregate": 1, "evaluate": 2, "score": 1, "conclude": 1
+        }  # fmt: skip
+        assert {task["attempts"] for task in tasks} == {1}
+        assert len(ask("GET", f"/runs/{run}/metrics")) == 1
+        assert len(ask("GET", "/runs")["runs"]) == 1
 
 
 def test_a_wrong_path_is_answered_like_everything_else(tmp_path: Path) -> None:

@@ -189,6 +189,23 @@ class TestImperfectClients:
         assert following(both) == [], "with the last one alone it waits"
         assert [type(s) for s in following(replace(both, round=self.late))] == [Pause]
 
+    @pytest.mark.parametrize("algorithm", ["file_sync", "psl", "sglr"])
+    def test_where_clients_wait_for_each_other_nobody_waits_for_the_dead(self, algorithm: str) -> None:
+        """None of the others can be done before it: that they are here is enough."""
+        jobs = train("leased", "leased", "leased")
+        two_of_three = replace(self.half, recipe=get(algorithm), quorum=0.6)
+        dead = running(terms=two_of_three, members=members(1), jobs=jobs)
+        assert following(dead) == [Drop("train", 1, "client-1 is away")]
+        assert following(replace(dead, members=members(1, 2))) == []
+        assert following(replace(dead, terms=replace(two_of_three, quorum=1.0))) == []
+
+    def test_of_those_who_make_steps_together_the_slowest_is_late(self) -> None:
+        jobs = tuple(
+            replace(job, batches=n) for job, n in zip(train("leased", "leased", "leased"), (5, 5, 4), strict=True)
+        )
+        slow = running(terms=replace(self.half, recipe=get("file_sync")), jobs=jobs, round=self.late)
+        assert following(slow) == [Drop("train", 2, "client-2 did not finish before the deadline")]
+
     def test_the_dropped_get_an_end_mark_before_the_round_goes_on(self) -> None:
         jobs = train("dropped")
         assert kinds(following(running("vanilla", jobs=jobs))) == ["end@split"]

@@ -33,6 +33,12 @@ def test_the_limit_is_exact_whether_announced_or_not(path: str, size: int, statu
         assert announced.json()["code"] == "too_large"
 
 
+def test_a_path_without_end_leads_nowhere() -> None:
+    found = ask(application(limits=LIMITS), "GET", "/echo/" + "9" * 5000)
+    assert found.status_code == 404
+    assert len(found.text) < 500
+
+
 def test_an_announced_excess_is_not_read() -> None:
     sent: list[int] = []
     found = ask(
