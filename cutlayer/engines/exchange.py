@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from cutlayer.roles.part import Part
-from cutlayer.roles.weights import Broadcaster, Parts, Recipient, Weights, flat, handover, nested
+from cutlayer.roles.weights import Broadcaster, Parts, Recipient, Weights, flat, handover, nested, under
 from cutlayer.transforms import Channel
 from cutlayer.transport import InProcess
 from cutlayer.wire import Message
@@ -78,11 +78,7 @@ class WeightExchange:
 
     def load_state(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Put back what :meth:`state` returned."""
-        self._server.load_state(_under("server/", tensors), meta["server"])
-        self._clients.load_state(_under("clients/", tensors), meta["clients"])
+        self._server.load_state(under("server/", tensors), meta["server"])
+        self._clients.load_state(under("clients/", tensors), meta["clients"])
         self._clients.hold(self._server.sent, self._server.round)
         self._holders = {int(k): v for k, v in meta["holders"].items()}
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> Weights:
-    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}

@@ -20,7 +20,7 @@ from cutlayer.errors import MissingObject, ObjectExists, TrainingError, WireErro
 from cutlayer.faults import point
 from cutlayer.roles.assembly import AUXILIARY, Assembly
 from cutlayer.roles.federated import FederatedServer, Update
-from cutlayer.roles.weights import Broadcaster, Parts, flat, nested
+from cutlayer.roles.weights import Broadcaster, Parts, flat, nested, under
 from cutlayer.store import TensorStore
 from cutlayer.store.states import States
 from cutlayer.store.steps import Closed, same
@@ -102,8 +102,8 @@ class Federation:
             tensors, meta = self._store.get(self._path(round_number - 1))
             inbox = _Files(self._store, f"{self._folder}/updates/{round_number:06d}", samples)
             server = self.assembly.federated(self.names, inbox)
-            parts = {f"parts/{k}": t for k, t in _under("parts/", tensors).items()}
-            server.load_state(_under("federated/", tensors) | parts)
+            parts = {f"parts/{k}": t for k, t in under("parts/", tensors).items()}
+            server.load_state(under("federated/", tensors) | parts)
             broadcaster = self._loaded(tensors, meta)
             server.parts = {name: dict(weights) for name, weights in nested(broadcaster.sent).items()}
             server.close()
@@ -189,14 +189,14 @@ class Federation:
             kept = {f"sent/{k}": t for k, t in message.tensors.items()} | {f"held/{k}": t for k, t in got.items()}
             self._store.put(path, kept)
             return message, got
-        return Message("weights", _under("sent/", tensors), {"round": round_number, "client": client}), _under(
+        return Message("weights", under("sent/", tensors), {"round": round_number, "client": client}), under(
             "held/", tensors
         )
 
     def _aligned(self, client: int, round_number: int) -> dict[str, Tensor]:
         found = self._states.auxiliary(round_number + 1, client)
         assert found is not None
-        return _under("weights/", found[0])
+        return under("weights/", found[0])
 
     # --- files --------------------------------------------------------------------------------------------------
 
@@ -219,9 +219,9 @@ class Federation:
 
     def _loaded(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Broadcaster:
         found = Broadcaster(self.assembly.channel, self.settings.seed)
-        state = _under("exchange/", tensors)
+        state = under("exchange/", tensors)
         if found.exact:
-            state |= {f"sent/{k}": t for k, t in _under("parts/", tensors).items()}
+            state |= {f"sent/{k}": t for k, t in under("parts/", tensors).items()}
         found.load_state(state, meta["exchange"])
         return found
 
@@ -282,10 +282,6 @@ class _Files:
 
     def clear(self) -> None:
         return None
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
 
 def _forms(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, torch.Size]]:

@@ -26,6 +26,7 @@ from cutlayer.roles.federated import Update
 from cutlayer.roles.part import Part
 from cutlayer.roles.schedule import SHARED, Schedule
 from cutlayer.roles.split_server import key_of, samples_of
+from cutlayer.roles.weights import under
 from cutlayer.store import BatchKey, TensorStore
 from cutlayer.store.states import States
 from cutlayer.store.steps import END, Closed, StepLog
@@ -298,10 +299,10 @@ class Replica:
             raise MissingObject(f"what round {round_number} begins with is not in the store, or not any more")
 
     def _restore(self, number: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-        self._part(number).load_state(_under(f"{number}/", tensors), meta["parts"][str(number)])
+        self._part(number).load_state(under(f"{number}/", tensors), meta["parts"][str(number)])
         self.server.load_versions(self.server.versions() | {number: meta["versions"][str(number)]})
         if number == SHARED:
-            self.assembly.channel.load_state_dict({**_under("channel/", tensors), **meta["channel"]})
+            self.assembly.channel.load_state_dict({**under("channel/", tensors), **meta["channel"]})
 
     def _part(self, number: int) -> Part:
         return self.server.backbone if number == SHARED else self.server.part(number)
@@ -470,7 +471,7 @@ class Replica:
         if found is None and number == SHARED:
             raise MissingObject(f"the backbone after round {round_number} is not in the store, or not any more")
         if found is not None:
-            part.load_state(_under(f"{number}/", found[0]), found[1]["parts"][str(number)])
+            part.load_state(under(f"{number}/", found[0]), found[1]["parts"][str(number)])
         mean = self.states.mean(round_number) if self.assembly.averages_backbones else None
         if mean is not None:
             part.write(mean)
@@ -496,11 +497,7 @@ class _Copies:
     def get(self, client: int) -> tuple[int, Update]:
         found = self._states.before(self._round + 1, client)
         assert found is not None
-        return self._samples[client], {BACKBONE: _under(f"{client}/weights/", found[0])}
+        return self._samples[client], {BACKBONE: under(f"{client}/weights/", found[0])}
 
     def clear(self) -> None:
         return None
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}

@@ -192,3 +192,8 @@ def nested(weights: Mapping[str, Tensor]) -> Parts:
         part, _, name = full.partition("/")
         found.setdefault(part, {})[name] = tensor
     return found
+
+
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> Weights:
+    """Return the tensors whose names begin with ``prefix``, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -14,7 +14,7 @@ from cutlayer.errors import TrainingError
 from cutlayer.faults import point
 from cutlayer.roles.assembly import AUXILIARY
 from cutlayer.roles.client import Turn
-from cutlayer.roles.weights import Recipient, handover, nested
+from cutlayer.roles.weights import Recipient, handover, nested, under
 from cutlayer.services.client.data import OwnData
 from cutlayer.services.client.place import Place
 from cutlayer.services.client.plane import DataPlane
@@ -239,11 +239,11 @@ class Member:
         self._result, self._began, self._aligned = meta["result"], meta["began"], meta["aligned"]
         self._waited = dict(meta["waited"])
         for name, part in self.client.parts.items():
-            part.load_state(_under(f"part/{name}/", tensors), meta["parts"][name])
-        self.recipient.load_state(_under("recipient/", tensors), meta["recipient"])
+            part.load_state(under(f"part/{name}/", tensors), meta["parts"][name])
+        self.recipient.load_state(under("recipient/", tensors), meta["recipient"])
         if not self.recipient.sent and self.recipient.round is not None:
-            self.recipient.hold(_under("sent/", tensors), self.recipient.round)
-        self.run.assembly.channel.load_state_dict({**_under("channel/", tensors), **meta["channel"]})
+            self.recipient.hold(under("sent/", tensors), self.recipient.round)
+        self.run.assembly.channel.load_state_dict({**under("channel/", tensors), **meta["channel"]})
         progress = self.client.progress
         progress.samples, progress.batches = meta["progress"]["samples"], meta["progress"]["batches"]
         progress.loss = tensors.get("loss")
@@ -269,7 +269,3 @@ def _given(message: Message | None) -> Message:
     if message is None:
         raise ServiceError("expected weights from the federated server, and none came; see that it has this version")
     return message
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
