@@ -36,6 +36,9 @@ def client(
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of torch.")] = None,
+    rotate: Annotated[
+        bool | None, typer.Option("--rotate", help="Ask another replica with every request.", show_default=False)
+    ] = None,
     ca: options.Ca = None,
     tls_client_cert: Annotated[Path | None, typer.Option(help="Mutual TLS: what to show to the services.")] = None,
     tls_client_key: Annotated[Path | None, typer.Option(help="Key of that certificate.")] = None,

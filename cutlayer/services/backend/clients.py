@@ -77,6 +77,8 @@ async def _enrol(database: Database, unit: Unit, who: Who, request: Enrol) -> En
         raise Forbidden(f"this key belongs to the client {who.name!r}", code="other_name")
     key = request.key or tokens.make("client")
     if await unit.session.scalar(select(TokenRow.id).where(TokenRow.hash == tokens.hashed(key))):
+        if row is None and await unit.session.scalar(select(ClientRow.id).where(ClientRow.name == request.name)):
+            return await _enrol(database, unit, who, request)  # the same request, sent twice, was quicker
         raise Conflict("this key is in use, or was revoked: make a new one", code="key_taken")
     if row is None:
         row = ClientRow(id=str(uuid4()), name=request.name, created=unit.now, connected=False, last_seen=unit.now)
