@@ -19,10 +19,10 @@ from typing import Any
 
 from torch import Tensor
 
-from cutlayer.errors import CutlayerError, MissingObject, StoreError, WireError
+from cutlayer.errors import CutlayerError, MissingObject, WireError
 from cutlayer.faults import point
-from cutlayer.roles.assembly import AUXILIARY, BACKBONE, Assembly
-from cutlayer.roles.federated import Update
+from cutlayer.roles.assembly import BACKBONE, Assembly
+from cutlayer.roles.closing import Closing
 from cutlayer.roles.part import Part
 from cutlayer.roles.schedule import SHARED, Schedule
 from cutlayer.roles.split_server import key_of, samples_of
@@ -63,6 +63,7 @@ class Replica:
         self.server.retain = True
         self.log = StepLog(store, run)
         self.states = States(store, run)
+        self.closing = Closing(assembly, self.server, self.log, self.states)
         self._schedule = schedule
         self._io = io
         self._at: dict[int, tuple[int, int]] = {}
@@ -349,7 +350,7 @@ class Replica:
                 raise
         self._begun.discard(round_number)
         point("split.finish.before_collect")
-        self._collect(round_number)
+        self.closing.collect(round_number)
         point("split.finish.before_answer")
         return {"steps": sum(len(units) for units in schedule.units.values())}
 
@@ -364,99 +365,9 @@ class Replica:
                     self.server.copies.pop(number, None)
             self._forget(copy)
             point("split.state.after_save")
-        self._average(schedule)
-        self._align(schedule)
-        self.states.finish(schedule.round, {"members": self.members(schedule)})
-
-    def members(self, schedule: Schedule) -> list[list[int]]:
-        """Return the batches of the round that count: those in the log.
-
-        Raises StoreError where one is missing that its client has had an answer to.
-        """
-        ended = self.log.ended(schedule.round)
-        taken = {client: set(self.log.turns(schedule.round, client)) for client in schedule.turns}
-        for client in ended:
-            slots = {turn: self.log.get(schedule.round, client, turn) for turn in taken[client]}
-            taken[client] = {turn for turn, found in slots.items() if found is not None and found.kind != END}
-        keys = [key for units in schedule.units.values() for unit in units for key in unit]
-        counted = [key for key in keys if schedule.turn(key) in taken[key.client]]
-        lost = [key for key in keys if key.client not in ended and schedule.turn(key) not in taken[key.client]]
-        if lost:
-            raise StoreError(f"batch {lost[0].text} was answered, and is not in the step log: the store has lost it")
-        return [list(key) for key in counted]
-
-    def _average(self, schedule: Schedule) -> None:
-        """Make one backbone of those of the clients that went through the round."""
-        if not self.assembly.averages_backbones:
-            return
-        ended = self.log.ended(schedule.round)
-        copies = _Copies(self.states, schedule.round, {c: n for c, n in schedule.samples.items() if c not in ended})
-        server = self.assembly.federated((BACKBONE,), copies)
-        found = self.states.rules(schedule.round - 1)
-        if found is not None:
-            server.load_state(found)
-        server.close()
-        self.states.save_mean(schedule.round, server.parts[BACKBONE], server.state())
-
-    def _align(self, schedule: Schedule) -> None:
-        """FSL-SAGE: align the auxiliaries of the clients that went through the round, from what they uploaded."""
-        aligner = self.server.aligner
-        if aligner is None or (schedule.round - 1) % self.recipe.align_every:
-            return
-        ended = self.log.ended(schedule.round)
-        for client in schedule.samples:
-            if client in ended or self.states.aligned(schedule.round, client):
-                continue
-            self._gather(client, schedule.round)
-            part = aligner.auxiliaries[client] = self.assembly.first[AUXILIARY].copy()
-            found = self.states.auxiliary(schedule.round, client)
-            if found is not None:
-                part.load_state(*found)
-            part.begin_round(schedule.round)
-            if aligner.align(client, self.server.backbone.module, schedule.round) is not None:
-                self.states.save_auxiliary(schedule.round, client, *part.state())
-
-    def _gather(self, client: int, round_number: int) -> None:
-        """Keep the newest uploads of a client for an alignment, read from the log."""
-        aligner = self.server.aligner
-        assert aligner is not None
-        aligner.kept.pop(client, None)
-        needed, slots = self.recipe.buffer, []
-        for number in reversed([r for r in self.log.rounds() if r <= round_number]):
-            for turn in reversed(self.log.turns(number, client)):
-                found = self.log.get(number, client, turn)
-                if found is not None and found.kind != END and needed > 0:
-                    slots.append(found)
-                    needed -= samples_of(found)
-        for request in reversed(slots):
-            key = key_of(request)
-            h, y = self.server.activations(request, key)
-            aligner.keep(client, h, y)
-
-    def _collect(self, round_number: int) -> None:
-        """Delete what no later round can ask for."""
-        for number in self.log.rounds():
-            if number < round_number and self.server.aligner is None:
-                self.log.delete(number)
-        if self.server.aligner is not None:
-            self._collect_uploads(round_number)
-        for note in self.server.records.notes():
-            if note.key.round < round_number:
-                self.server.records.delete(note.uuid)
-        self.states.collect(round_number)
-
-    def _collect_uploads(self, round_number: int) -> None:
-        """Delete uploads that are too old for any alignment to come."""
-        rounds = [r for r in self.log.rounds() if r <= round_number]
-        for client in {c for r in rounds for c in self.log.clients(r)}:
-            needed = self.recipe.buffer
-            for number in reversed(rounds):
-                for turn in reversed(self.log.turns(number, client)):
-                    if needed <= 0 and number < round_number:
-                        self.log.delete(number, client, turn)
-                    else:
-                        found = self.log.get(number, client, turn)
-                        needed -= samples_of(found) if found is not None and found.kind != END else 0
+        self.closing.average(schedule)
+        self.closing.align(schedule)
+        self.states.finish(schedule.round, {"members": self.closing.members(schedule)})
 
     # --- evaluation ---------------------------------------------------------------------------------------------
 
@@ -480,24 +391,3 @@ class Replica:
 
 def _over(round_number: int) -> Closed:
     return Closed(f"round {round_number} is over; ask for the next task")
-
-
-class _Copies:
-    """The clients' backbones at the end of a round as an inbox, read one by one."""
-
-    def __init__(self, states: States, round_number: int, samples: Mapping[int, int]) -> None:
-        self._states, self._round, self._samples = states, round_number, samples
-
-    def add(self, client: int, samples: int, update: Update) -> bool:
-        raise AssertionError("the copies of a round are what the round left")
-
-    def clients(self) -> Iterable[int]:
-        return list(self._samples)
-
-    def get(self, client: int) -> tuple[int, Update]:
-        found = self._states.before(self._round + 1, client)
-        assert found is not None
-        return self._samples[client], {BACKBONE: under(f"{client}/weights/", found[0])}
-
-    def clear(self) -> None:
-        return None
