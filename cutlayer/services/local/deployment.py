@@ -5,6 +5,7 @@ logs/           one file per process
 tokens/         operator, service, enrol; readable by their owner only
 secret          what tickets are signed with
 announce/       where each service listens, written by itself
+port            the backend's, which it gets again
 certs/          certificates, where the services speak TLS
 cutlayer.db     the database · artifacts/ · store/ the services' files · clients/ folders of local clients
 """

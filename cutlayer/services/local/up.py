@@ -22,6 +22,8 @@ from cutlayer.services.local.ending import held, orderly
 from cutlayer.services.local.health import last_words, link, look
 from cutlayer.services.secrets import read_secret, write_secret
 
+PORT = "port"
+"""File with the backend's port."""
 READY_WITHIN = 180.0
 """Seconds: importing torch on a busy machine takes long."""
 LOOK_EVERY = 0.05
@@ -136,7 +138,9 @@ class _Starting:
     def _start(self, name: str, before: Process | None) -> None:
         kind: Kind = name.partition("-")[0]  # type: ignore[assignment]
         self.deployment.announce(name).unlink(missing_ok=True)
-        port = (self.state.options.port if kind == "backend" else 0) or (before.port if before is not None else 0)
+        port = before.port if before is not None else 0
+        if kind == "backend":
+            port = self.state.options.port or port or self._port_of_before()
         words = [*self.deployment.program, *self._command(name, kind, port)]
         environment = {k: v for k, v in os.environ.items() if k not in DECIDED} | {"PYTHONUNBUFFERED": "1"}
         with held(), open(self.deployment.log(name), "ab") as log:
@@ -206,7 +210,18 @@ class _Starting:
         except (FileNotFoundError, ValueError):
             return process
         url, port = announced(said)
+        if process.kind == "backend":
+            (self.deployment.folder / PORT).write_text(f"{port}\n")
         return self._record(replace(process, url=url, port=port))
+
+    def _port_of_before(self) -> int:
+        """Return the port that the backend had when it last ran, so that clients find it again; 0 if it is taken."""
+        try:
+            port = int((self.deployment.folder / PORT).read_text())
+            with socket.create_server((self.state.options.host, port)):
+                return port
+        except (OSError, ValueError, OverflowError):
+            return 0
 
     def _joined(self, name: str) -> bool:
         from cutlayer.services.api import Backend

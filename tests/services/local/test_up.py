@@ -107,6 +107,12 @@ def test_up_again_starts_what_is_missing_at_its_old_place(there: Deployment) -> 
     assert up(there, split=1).started == ()
 
 
+def test_the_backend_comes_back_at_its_old_place_after_all_were_stopped(there: Deployment) -> None:
+    before = up(there, split=1).backend.url
+    down(there)
+    assert up(there, split=1).backend.url == before
+
+
 def test_up_again_with_other_options(there: Deployment) -> None:
     up(there, split=0)
     with pytest.raises(ConfigError, match=r"expected host 127\.0\.0\.1.* got 127\.0\.0\.2; .*cutlayer down"):
