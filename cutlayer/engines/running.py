@@ -159,6 +159,7 @@ def summarise(experiment: Experiment, prepared: Prepared, metrics: list[dict[str
     samples = sum(m["samples"] for m in metrics)
     return {
         "algorithm": prepared.settings.recipe.name,
+        "engine": str(experiment.engine["name"]),
         "test_accuracy": accuracies[-1] if accuracies else None,
         "best_accuracy": max(accuracies, default=None),
         "loss": metrics[-1]["loss"] if metrics else None,

@@ -24,6 +24,7 @@ COLOURS = {
     "outputs": style.colour(3),
     "output_gradients": style.colour(4),
     "labels": style.colour(5),
+    "headers": style.colour(7),
     "other": "#9aa4ae",
 }
 

@@ -52,7 +52,7 @@ def page(run: AnyRun, charts: Mapping[str, Path]) -> str:
     """The markup of the report, with the PNG files `charts` embedded."""
     title, sentence = algorithm_in_words(run)
     what = f"{name_of(run.config['model'])} on {name_of(run.config['data'])}" if _has(run, "model", "data") else ""
-    pictures = "\n".join(html.picture(charts[name], _alternative(name, run), CAPTIONS[name]) for name in charts)
+    pictures = "\n".join(html.picture(charts[name], _alternative(name, run), _caption(name, run)) for name in charts)
     body = [
         f"<header>\n<h1>{html.text(title)}{html.text(f': {what}' if what else '')}</h1>",
         html.paragraph(sentence, "muted") if sentence else "",
@@ -151,6 +151,15 @@ def _cut(run: AnyRun) -> str:
         return ""
     cuts = (run.model or {}).get("cuts") or run.config.get("cuts")
     return name_of(cuts) if cuts else ""
+
+
+def _caption(name: str, run: AnyRun) -> str:
+    if name == "time_breakdown" and run.summary.get("engine") == "services":
+        return (
+            "Wall-clock time of the rounds, as the clients spent it: at work, or waiting for the servers, transmission "
+            "included."
+        )
+    return CAPTIONS[name]
 
 
 def _alternative(name: str, run: AnyRun) -> str:

@@ -121,7 +121,7 @@ class Worker(threading.Thread):
         while not c.stop.is_set():
             try:
                 if untidy:
-                    tidy(c)
+                    _tidy_if_possible(c)
                 task = c.backend.next_task(c.kind, c.name)
                 if task is not None:
                     self._work(task)
@@ -175,6 +175,14 @@ class Worker(threading.Thread):
         while not done.wait(task.lease_seconds / 3):
             with contextlib.suppress(ServiceError):
                 self._connection.backend.heartbeat(task.id, owner=self._connection.name)
+
+
+def _tidy_if_possible(connection: Connection) -> None:
+    """Tidy up; a store that does not let itself be tidied is no reason not to work."""
+    try:
+        tidy(connection)
+    except StoreError as error:
+        log.warning("what ended runs have left stays in the store: %s", error)
 
 
 def tidy(connection: Connection) -> None:

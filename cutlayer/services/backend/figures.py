@@ -97,6 +97,7 @@ def summary(algorithm: str, seed: int, clients: int, lines: Sequence[Sums], said
     samples = sum(m["samples"] for m in lines)
     return {
         "algorithm": algorithm,
+        "engine": "services",
         "test_accuracy": accuracies[-1] if accuracies else None,
         "best_accuracy": max(accuracies, default=None),
         "loss": lines[-1]["loss"] if lines else None,

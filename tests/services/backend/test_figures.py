@@ -88,8 +88,9 @@ def test_a_summary_has_the_keys_of_a_local_run() -> None:
     assert found["seed"] == 7
     assert found["versions"] == {"torch": "2"}
     keys = {
-        "algorithm", "test_accuracy", "best_accuracy", "loss", "rounds", "bytes_up", "bytes_down", "seconds", "samples",
-        "samples_per_second", "seed", "command", "clients", "device", "threads", "parameters", "data_note", "versions",
+        "algorithm", "engine", "test_accuracy", "best_accuracy", "loss", "rounds", "bytes_up", "bytes_down", "seconds",
+        "samples", "samples_per_second", "seed", "command", "clients", "device", "threads", "parameters", "data_note",
+        "versions",
     }  # fmt: skip
     assert found.keys() - keys == {"artifacts"}
 
