@@ -49,14 +49,16 @@ class _Keys(BaseModel):
 class Clients(_Keys):
     """How many clients, which share of them takes part in a round, and which share of its data a client tests on.
 
-    The others are for services: with how many a run may begin (``count`` if None), after how many seconds a round goes
-    on without those that are late (never if None), which share of a round's clients must finish it, and the labels that
-    a client must have.
+    ``pace`` is how fast clients are where the order of arrival is simulated: each one's seconds a sample, or the spread
+    σ of a log-normal distribution.  The others are for services: with how many a run may begin (``count`` if None),
+    after how many seconds a round goes on without those that are late (never if None), which share of a round's clients
+    must finish it, and the labels that a client must have.
     """
 
     count: int = Field(5, ge=1)
     fraction: float = Field(1.0, gt=0, le=1)
     test_fraction: float = Field(0.1, ge=0, lt=1)
+    pace: Annotated[float, Field(ge=0, le=10)] | tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = 0.5
     minimum: int | None = Field(None, ge=1)
     deadline: float | None = Field(None, gt=0, allow_inf_nan=False)
     quorum: float = Field(1.0, gt=0, le=1)
@@ -66,6 +68,12 @@ class Clients(_Keys):
     def _minimum_of_count(self) -> Clients:
         if self.minimum is not None and self.minimum > self.count:
             raise ValueError(f"minimum must be at most count, which is {self.count}")
+        return self
+
+    @model_validator(mode="after")
+    def _pace_of_each(self) -> Clients:
+        if isinstance(self.pace, tuple) and len(self.pace) != self.count:
+            raise ValueError(f"pace must have one number for each of {self.count} clients, or be a single one")
         return self
 
 

@@ -10,7 +10,7 @@
     upload_every                           every batch (1) or every q-th
     schedule   who works when              relay (one client after another, weights handed on) · sequential (one
                                            after another in random order, from the same weights) · interleaved
-                                           (batch by batch)
+                                           (batch by batch) · asynchronous (as batches come, and nobody waits)
     averaged   parts averaged each round   of encoder, head, auxiliary, backbone
 
 Sources and traps are in each recipe's docstring field ``source``.  A new algorithm is a ``Recipe(...)`` in a file of
@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
+from math import inf
 from typing import Any, Literal, get_args, get_type_hints
 
 from cutlayer.errors import ConfigError
@@ -31,7 +32,7 @@ Labels = Literal["server", "client"]
 Server = Literal["shared", "per_client", "none"]
 Step = Literal["batch", "window", "joined"]
 Feedback = Literal["cut_gradient", "averaged_cut_gradient", "auxiliary", "estimated", "none", "whole_model"]
-Schedule = Literal["relay", "sequential", "interleaved"]
+Schedule = Literal["relay", "sequential", "interleaved", "asynchronous"]
 PartName = Literal["encoder", "backbone", "head", "auxiliary"]
 
 
@@ -57,6 +58,12 @@ class Recipe:
     buffer: int = 1000
     """FSL-SAGE: alignment period in rounds (the first is after round 1: until then the auxiliary is a random guess),
     epochs and batch of an alignment, newest samples kept per client."""
+    mixing: float = 0.6
+    staleness: int = 4
+    staleness_power: float = 0.5
+    """Asynchronous: how much of a client's parts goes into the global ones; after how many times around (as many
+    updates of others as clients are at work) an update counts no more; a in (1 + updates since)^-a, by which it counts
+    less (FedAsync, arXiv 1903.03934)."""
     source: str = ""
     summary: str = ""
 
@@ -70,10 +77,14 @@ class Recipe:
             _choice(self.name, "feedback", self.feedback, get_args(Feedback))
         for part in self.averaged:
             _choice(self.name, "averaged", part, get_args(PartName))
-        for count in ("upload_every", "align_every", "align_epochs", "align_batch", "buffer"):
+        for count in ("upload_every", "align_every", "align_epochs", "align_batch", "buffer", "staleness"):
             value = getattr(self, count)
             if type(value) is not int or value < 1:
                 raise ConfigError(f"algorithm {self.name}: {count} must be a whole number of at least 1, got {value!r}")
+        for name, value, most in (("mixing", self.mixing, 1.0), ("staleness_power", self.staleness_power, inf)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+                limits = "0 and 1" if most == 1 else "0 and infinity"
+                raise ConfigError(f"algorithm {self.name}: {name} must be a number between {limits}, got {value!r}")
         self._refuse_contradictions()
 
     def _refuse_contradictions(self) -> None:
@@ -88,6 +99,12 @@ class Recipe:
             (self.local_loss and self.labels == "client", "a local loss needs labels=server: (h, y) is uploaded"),
             (self.upload_every > 1 and not self.local_loss, "upload_every > 1 needs feedback=auxiliary or estimated"),
             (self.whole != (self.server == "none"), "feedback=whole_model and server=none go together"),
+            (self.asynchronous and self.labels == "client", "schedule=asynchronous needs labels=server"),
+            (
+                self.asynchronous
+                and (self.step, self.feedback, self.averaged) != ("window", "cut_gradient", ("encoder",)),
+                "schedule=asynchronous needs step=window, feedback=cut_gradient and averaged=[encoder]",
+            ),
             (self.whole and self.schedule == "relay", "feedback=whole_model needs a schedule other than relay"),
             (self.server == "per_client" and self.schedule == "relay", "server=per_client rules out schedule=relay"),
             ("auxiliary" in self.averaged and self.feedback != "auxiliary", "only feedback=auxiliary averages them"),
@@ -109,6 +126,11 @@ class Recipe:
     def local_loss(self) -> bool:
         """The encoder learns from an auxiliary model at the client."""
         return self.feedback in ("auxiliary", "estimated")
+
+    @property
+    def asynchronous(self) -> bool:
+        """Nobody waits for anybody: the order is that in which batches and updates come."""
+        return self.schedule == "asynchronous"
 
     @property
     def grouped(self) -> bool:
@@ -159,6 +181,9 @@ RECIPES: dict[str, Recipe] = {
         Recipe("file_sync", labels="client", step="window", averaged=("encoder", "head"), durable=True,
                source="MicroSFL, file-based gradient synchronization",
                summary="as splitfed_u, through the gradient store: stateless split servers"),
+        Recipe("splitfed_async", step="window", schedule="asynchronous", averaged=("encoder",),
+               source="SplitFed + FedAsync (Xie et al. 2019, arXiv 1903.03934)",
+               summary="nobody waits: the backbone steps on every K arrivals, encoders are mixed in as they come"),
         Recipe("sglr", server="per_client", feedback="averaged_cut_gradient", averaged=("backbone",),
                source="Pal et al. 2021, arXiv 2112.05929", summary="every client gets the mean cut gradient"),
         Recipe("cse_fsl", feedback="auxiliary", upload_every=5, averaged=("encoder", "auxiliary"),

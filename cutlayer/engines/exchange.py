@@ -21,7 +21,9 @@ class WeightExchange:
         self._transport = transport
         self._server = Broadcaster(channel, seed)
         self._clients = Recipient(channel, seed)
+        self._channel, self._seed = channel, seed
         self._holders: dict[int, int] = {}
+        self._versions: dict[int, Broadcaster] = {}
 
     def broadcast(self, parts: Mapping[str, Mapping[str, Tensor]], round_number: int) -> Parts:
         """Fix what all clients of this round are sent of ``parts``, and return it: what they will start from."""
@@ -43,6 +45,20 @@ class WeightExchange:
         """Send the client's parts ``names`` to the federated server; returns them as they arrive."""
         update = self._clients.update(client, {name: parts[name].snapshot() for name in names}, samples)
         return self._server.arrived(self._transport.up(update, "updates"), client)
+
+    def send_version(self, client: int, parts: Mapping[str, Part], weights: Parts, version: int) -> None:
+        """Send ``client`` the newest version, whole: clients that wait for nobody hold different ones."""
+        lent = self._versions[client] = Broadcaster(self._channel, self._seed)
+        lent.broadcast(weights, version)
+        for name, received in nested(self._transport.down(lent.message(None), "updates").tensors).items():
+            parts[name].write(received)
+
+    def send_back(self, client: int, parts: Mapping[str, Part], names: Iterable[str], samples: int) -> Parts:
+        """Send what ``client`` made of the version that it was sent; returns the parts as they arrive."""
+        lent = self._versions.pop(client)
+        self._clients.hold(lent.sent, lent.round)
+        update = self._clients.update(client, {name: parts[name].snapshot() for name in names}, samples)
+        return lent.arrived(self._transport.up(update, "updates"), client)
 
     def first(self, client: int, parts: Mapping[str, Part]) -> None:
         """Count the first download of parts that are not broadcast: the client starts from the common weights."""
@@ -74,7 +90,9 @@ class WeightExchange:
         holders = {str(k): v for k, v in self._holders.items()}
         both = {f"server/{k}": t for k, t in tensors.items()}
         both |= {f"clients/{k}": t for k, t in more.items() if not k.startswith("sent/")}
-        return both, {"server": server, "clients": clients, "holders": holders}
+        lent = {str(client): version.round for client, version in self._versions.items()}
+        both |= {f"lent/{client}/{k}": t for client, version in self._versions.items() for k, t in version.sent.items()}
+        return both, {"server": server, "clients": clients, "holders": holders, "lent": lent}
 
     def load_state(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Put back what :meth:`state` returned."""
@@ -82,3 +100,6 @@ class WeightExchange:
         self._clients.load_state(under("clients/", tensors), meta["clients"])
         self._clients.hold(self._server.sent, self._server.round)
         self._holders = {int(k): v for k, v in meta["holders"].items()}
+        for client, version in meta["lent"].items():
+            lent = self._versions[int(client)] = Broadcaster(self._channel, self._seed)
+            lent.broadcast(nested(under(f"lent/{client}/", tensors)), version)

@@ -14,7 +14,7 @@ from cutlayer.engines.pooled import pooled
 from cutlayer.engines.setup import Setup
 from cutlayer.errors import TrainingError
 from cutlayer.roles.assembly import AUXILIARY, BACKBONE, Assembly
-from cutlayer.roles.client import Client, Turn
+from cutlayer.roles.client import Client, Progress, Turn
 from cutlayer.roles.coordinator import Plan, order, plan
 from cutlayer.roles.schedule import window_limit
 from cutlayer.roles.settings import Settings
@@ -31,6 +31,9 @@ class LocalEngine:
 
     ``round()`` trains one round and returns its metrics.
     """
+
+    overlaps = False
+    """Whether clients are in the middle of their work when a round ends."""
 
     def __init__(self, setup: Setup, settings: Settings) -> None:
         self.setup, self.settings, self.recipe = setup, settings, settings.recipe
@@ -80,7 +83,7 @@ class LocalEngine:
         self._timed("federated", lambda: self._average(now, clients))
         self._align(now, clients)
         self.done += 1
-        return self._metrics(now, clients, perf_counter() - start)
+        return self._metrics(now.round, {c.number: c.report() for c in clients}, perf_counter() - start)
 
     def _hand_out(self, now: Plan, clients: Sequence[Client]) -> None:
         shared = self.shared_parts
@@ -161,23 +164,22 @@ class LocalEngine:
             if weights is not None:
                 self.aligned[client.number] = now.round
 
-    def _metrics(self, now: Plan, clients: Sequence[Client], seconds: float) -> dict[str, Any]:
-        reports = {c.number: c.report() for c in clients}
+    def _metrics(self, number: int, reports: Mapping[int, Progress], seconds: float) -> dict[str, Any]:
         samples = sum(r.samples for r in reports.values())
         losses = {c: float(r.loss) / r.samples for c, r in reports.items() if r.loss is not None}
         loss = sum(losses[c] * reports[c].samples for c in losses) / max(samples, 1)
         bad = [c for c, value in losses.items() if not math.isfinite(value)]
         if bad:
             raise TrainingError(
-                f"expected a finite loss, got {losses[bad[0]]} at client {bad[0]} in round {now.round}; lower the "
+                f"expected a finite loss, got {losses[bad[0]]} at client {bad[0]} in round {number}; lower the "
                 "learning rate, clip gradients (clip=1.0), or look for NaN in the data"
             )
         up, down, kinds = self.traffic.take()
         federated, server = self._seconds["federated"], self._seconds["server"]
         return {
-            "round": now.round,
+            "round": number,
             "loss": loss,
-            "clients": len(clients),
+            "clients": len(reports),
             "samples": samples,
             "bytes_up": up,
             "bytes_down": down,
@@ -187,6 +189,13 @@ class LocalEngine:
             "seconds": seconds,
             "time": {"client": max(seconds - federated - server, 0.0), "server": server, "federated": federated},
         }
+
+    def standing(self) -> dict[str, Any]:
+        """Return who is at work on what, as JSON; between rounds nobody is."""
+        return {}
+
+    def stand(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`standing` returned, weights being in their places."""
 
     # --- whose weights -----------------------------------------------------------------------------------------
 

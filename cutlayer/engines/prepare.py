@@ -20,6 +20,7 @@ from cutlayer.codecs import parse
 from cutlayer.config import Experiment
 from cutlayer.cutting import SplitModel, as_tuple, split
 from cutlayer.data import Augment, Dataset
+from cutlayer.engines.clock import paces
 from cutlayer.engines.setup import Setup
 from cutlayer.errors import ConfigError, DataError
 from cutlayer.models import auxiliary
@@ -90,6 +91,7 @@ def prepare(
         store=store,
         run_name=experiment.name or run_name(experiment),
         encoded=bool(experiment.engine.get("encoded", False)),
+        paces=paces(experiment.clients.pace, len(shares), experiment.seed),
     )
     threads = find_threads(cut, outline.inputs, experiment.batch_size) if experiment.threads == "auto" else None
     return Prepared(
@@ -134,6 +136,7 @@ def _blueprint(
 ) -> Blueprint:
     augment = _augment(experiment)
     _check_rows(recipe, cut)
+    _check_asynchronous(experiment, recipe)
     if not any(p.requires_grad for p in cut.parameters()):
         raise ConfigError("model has no parameter that takes a gradient; leave at least one requires_grad=True")
     if recipe.local_loss and aux is None:
@@ -362,6 +365,16 @@ def _check_loss(loss: step.Loss, output: Any, targets: Tensor, instead: str) -> 
     if not isinstance(value, Tensor) or value.ndim:
         got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise ConfigError(f"loss must return the mean over the batch, a tensor without dimensions, got {got}")
+
+
+def _check_asynchronous(experiment: Experiment, recipe: Recipe) -> None:
+    """Refuse an aggregator that needs all updates of a round where they are mixed in one by one."""
+    rule = experiment.aggregator["name"]
+    if recipe.asynchronous and rule != "fedavg":
+        raise ConfigError(
+            f"algorithm {recipe.name} mixes updates in one by one, and aggregator {rule} needs those of a round; "
+            "leave it out (mixing, staleness and staleness_power are options of the algorithm)"
+        )
 
 
 def _check_rows(recipe: Recipe, cut: SplitModel) -> None:

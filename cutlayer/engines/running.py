@@ -17,6 +17,7 @@ from torch import Tensor
 from cutlayer import streams
 from cutlayer.config import Experiment
 from cutlayer.engines import scoring, snapshot
+from cutlayer.engines.asynchronous import AsynchronousEngine
 from cutlayer.engines.folder import METRICS, SUMMARY, RunFolder
 from cutlayer.engines.local import LocalEngine
 from cutlayer.engines.prepare import Prepared
@@ -77,7 +78,7 @@ def execute(
     observer = observer or Silent()
     writing = folder.locked() if folder is not None else nullcontext()
     with streams.preserved(), _numerics(experiment, prepared), writing:
-        engine = LocalEngine(prepared.setup, prepared.settings)
+        engine = engine_of(prepared)
         metrics = _restore(engine, folder) if folder is not None and resume else []
         if folder is not None:
             folder.write_json("partition.json", prepared.partition)
@@ -101,6 +102,12 @@ def execute(
         finally:
             observer.finished()
         return _conclude(engine, experiment, prepared, metrics, folder, last)
+
+
+def engine_of(prepared: Prepared) -> LocalEngine:
+    """Return the engine that goes through the recipe's schedule."""
+    kind = AsynchronousEngine if prepared.settings.recipe.asynchronous else LocalEngine
+    return kind(prepared.setup, prepared.settings)
 
 
 def _record(found: dict[str, Any], evaluated: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from cutlayer.data import Dataset, Share
 from cutlayer.roles.assembly import Blueprint
@@ -19,3 +19,5 @@ class Setup(Blueprint):
     store: TensorStore | None = None
     run_name: str = "run"
     encoded: bool = False
+    paces: Mapping[int, float] = field(default_factory=dict)
+    """Virtual seconds a sample, by client, where the order of arrival is simulated."""

@@ -18,13 +18,14 @@ def take(engine: LocalEngine) -> tuple[dict[str, Tensor], dict[str, Any]]:
     meta: dict[str, Any] = {"done": engine.done, "last": engine.holder, "parts": {}}
     for path, part in _parts(engine).items():
         held, numbers = part.state()
-        handed_out = part.name in engine.shared_parts and path.startswith("client/")
+        handed_out = part.name in engine.shared_parts and path.startswith("client/") and not engine.overlaps
         tensors |= {f"{path}/{k}": t for k, t in held.items() if not (handed_out and k.startswith("weights/"))}
         meta["parts"][path] = numbers
     for label, found in (("federated", engine.federated.state()), ("backbones", engine.backbones.state())):
         tensors |= {f"{label}/{k}": t for k, t in found.items()}
     exchange, meta["exchange"] = engine.exchange.state()
     tensors |= {f"exchange/{k}": t for k, t in exchange.items()}
+    meta["standing"] = engine.standing()
     meta["aligned"] = {str(client): since for client, since in engine.aligned.items()}
     meta["channel"] = {}
     for key, value in engine.channel.state_dict().items():
@@ -70,6 +71,7 @@ def restore(engine: LocalEngine, tensors: Mapping[str, Tensor], meta: Mapping[st
                 engine.server.aligner.kept[int(client)] = h, kept["y"]
     engine.aligned = {int(client): since for client, since in meta["aligned"].items()}
     engine.done, engine.holder = meta["done"], meta["last"]
+    engine.stand(meta["standing"])
     engine.traffic.take()
 
 

@@ -85,9 +85,14 @@ class Client:
                 yield self._learn(self, self.batch(BatchKey(self.number, round_number, epoch, index), rows))
 
     @property
+    def sizes(self) -> list[int]:
+        """The batch sizes of one local epoch."""
+        return batch_sizes(len(self.samples), self.settings.batch_size)
+
+    @property
     def turn_count(self) -> int:
         """How many batches a round has, over all its local epochs."""
-        return len(batch_sizes(len(self.samples), self.settings.batch_size)) * self.settings.local_epochs
+        return len(self.sizes) * self.settings.local_epochs
 
     def batch(self, key: BatchKey, rows: Tensor) -> Batch:
         """Return the samples at ``rows`` as the batch called ``key``, augmented, on the run's device."""

@@ -92,8 +92,10 @@ def _prepared(recipe: str, experiment: Experiment) -> Prepared:
 def _run(recipe: str, out: Path, observer: Silent | None = None, **keys: Any) -> cl.Result:
     """Run without the pictures that ``cl.run`` draws at the end."""
     algorithm = ALIGNED if recipe == "fsl_sage" else recipe
-    options: dict[str, Any] = {"rounds": ROUNDS, "batch_size": 8, "clients": 3, "algorithm": algorithm}
-    experiment = parse(options | keys)
+    options: dict[str, Any] = {"rounds": ROUNDS, "batch_size": 8, "clients": 3, "algorithm": algorithm} | keys
+    if RECIPES[recipe].asynchronous:  # updates are mixed in one by one
+        options.pop("aggregator", None)
+    experiment = parse(options)
     return execute(experiment, _prepared(recipe, experiment), RunFolder.create(out, experiment), observer)
 
 
