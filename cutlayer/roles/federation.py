@@ -45,8 +45,8 @@ class Federation:
             server = self.assembly.federated(self.names)
             self._publish(0, server, Broadcaster(self.assembly.channel, self.settings.seed))
 
-    def weights(self, round_number: int, holds: int | None) -> Message:
-        """Return the broadcast of a round for a client that holds that of round ``holds``.
+    def weights(self, round_number: int, client: int, holds: int | None) -> Message:
+        """Return the broadcast of a round for ``client``, which holds that of round ``holds``.
 
         Raises Closed where the round before is not over, or is over for too long.
         """

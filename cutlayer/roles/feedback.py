@@ -34,6 +34,8 @@ def with_server_labels(client: Client, batch: Batch) -> Turn:
     """Vanilla: (h, y) goes up, the loss and the cut gradient come down, in one request."""
     done = client.encode(batch)
     reply = yield client.request("train", batch, step.detached(done.outputs), labels=True)
+    if reply.meta.get("stale"):
+        return  # it has counted at the server, whose answer was lost and is not at hand any more
     client.progress.add(reply.tensors["loss"], batch.size)
     if client.settings.recipe.feedback != "none":
         client.descend("encoder", done, client.received("cut_gradients", "g", reply, batch))

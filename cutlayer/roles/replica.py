@@ -322,8 +322,11 @@ class Replica:
                 meta["channel"][key] = value
         return tensors, meta
 
+    def _worth(self, copy: int) -> bool:
+        return self._work.get(copy, 0.0) >= WORTH * self._saving.get(copy, 0.02)
+
     def _save_if_worth(self, schedule: Schedule, copy: int) -> None:
-        if self.recipe.local_loss or self._work.get(copy, 0.0) < WORTH * self._saving.get(copy, 0.02):
+        if self.recipe.local_loss or not self._worth(copy):
             return
         start = perf_counter()
         point("split.state.before_save")

@@ -109,12 +109,15 @@ class Recipient:
         self.sent: Weights = {}
         self.round: int | None = None
 
-    def take(self, message: Message) -> Parts:
-        """Return the parts in a broadcast, and remember them: the update will be the difference to them."""
+    def take(self, message: Message, *, whole: bool = False) -> Parts:
+        """Return the parts in a broadcast, and remember them: the update will be the difference to them.
+
+        ``whole``: what comes is never the difference to the broadcast before.
+        """
         round_number = message.meta.get("round")
         if type(round_number) is not int:
             raise WireError(f"expected the round of a broadcast, got {round_number!r}")
-        if not self._down.exact and _continues(self.round, round_number):
+        if not (whole or self._down.exact) and _continues(self.round, round_number):
             seed = streams.derive(self._seed, "broadcast", round_number)
             self.sent = self._down.receive(message.tensors, self.sent, client=-1, seed=seed, key=(round_number,))
         else:

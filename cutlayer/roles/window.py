@@ -73,6 +73,11 @@ class Window:
         self._waiting: list[RecordNote] = []
 
     @property
+    def empty(self) -> bool:
+        """Nothing is in since the last step."""
+        return self._count == 0
+
+    @property
     def full(self) -> bool:
         """Enough is in for a step."""
         return self.limit is not None and self._count >= self.limit

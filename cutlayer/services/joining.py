@@ -17,12 +17,14 @@ from cutlayer.engines.prepare import describe
 from cutlayer.engines.running import versions
 from cutlayer.errors import DataError
 from cutlayer.roles.assembly import BACKBONE
+from cutlayer.roles.asynchronous_federation import AsynchronousFederation
 from cutlayer.roles.evaluation import Score, evaluate
 from cutlayer.roles.federation import Federation
 from cutlayer.roles.part import Part
 from cutlayer.services.outlines import reported
 from cutlayer.services.runs import ServedRun
 from cutlayer.services.worker import Connection, test_set
+from cutlayer.store.states import States
 
 log = logging.getLogger(__name__)
 
@@ -135,10 +137,29 @@ def conclude(
         picture = Path(folder) / "model.json"
         picture.write_text(json.dumps(describe(run.assembly.blueprint.split), indent=1) + "\n", encoding="utf-8")
         connection.backend.upload(run.id, picture.name, picture)
+        artifacts = {"model.safetensors": {"parts": sorted(weights)}, "model.json": {}}
+        if isinstance(federation, AsynchronousFederation):
+            order = Path(folder) / "arrivals.json"
+            order.write_text(json.dumps(_arrivals(connection, run, federation, round_number)), encoding="utf-8")
+            connection.backend.upload(run.id, order.name, order)
+            artifacts[order.name] = {}
     return {
-        "artifacts": {"model.safetensors": {"parts": sorted(weights)}, "model.json": {}},
+        "artifacts": artifacts,
         "parameters": {name: sum(p.numel() for p in module.parameters()) for name, module in modules.items()},
         "versions": versions(),
         "device": str(run.settings.device),
         "threads": run.threads,
+    }
+
+
+def _arrivals(
+    connection: Connection, run: ServedRun, federation: AsynchronousFederation, rounds: int
+) -> dict[str, Any]:
+    """Return in which order batches and updates came: what the weights of an asynchronous run follow from."""
+    states = States(connection.store, run.id)
+    updates = federation.order(rounds)
+    return {
+        "batches": [states.round(number)["members"] for number in range(1, rounds + 1)],
+        "updates": updates["rounds"],
+        "taken": updates["taken"],
     }

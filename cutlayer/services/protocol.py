@@ -288,10 +288,14 @@ class Heartbeat(Request):
 
 
 class HeartbeatReply(Reply):
-    """``cancelled``: stop, nobody waits for it any more.  ``paused``: finish this task, no other will come."""
+    """``cancelled``: stop, nobody waits for it any more.  ``paused``: finish this task, no other will come.
+
+    ``evaluate``: the others of the run wait for a score of this client, which a long pass need not hold up.
+    """
 
     cancelled: bool = False
     paused: bool = False
+    evaluate: bool = False
 
 
 class ResultBody(Request):

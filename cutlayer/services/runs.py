@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,12 +14,18 @@ from cutlayer.config import Experiment, parse
 from cutlayer.engines.prepare import Outline, blueprint
 from cutlayer.errors import ConfigError
 from cutlayer.roles.assembly import Assembly
+from cutlayer.roles.asynchronous_federation import AsynchronousFederation
+from cutlayer.roles.federation import Federation
+from cutlayer.roles.mixing import Mixing
 from cutlayer.roles.schedule import Schedule
 from cutlayer.services.api import Backend
 from cutlayer.services.errors import Conflict
 from cutlayer.services.outlines import made_up
 from cutlayer.services.protocol import RunView
+from cutlayer.store import TensorStore
 
+SCHEDULES = 16
+"""Rounds, or passes of clients, whose layout a process has in memory."""
 KEPT = 8
 """Runs that a process has in memory at once."""
 
@@ -44,12 +50,29 @@ class ServedRun:
     def schedule(self, round_number: int) -> Schedule:
         """Return the layout of a round.  Its plan never changes, so it is asked for once."""
         if round_number not in self._schedules:
-            plan = self._backend.plan(self.id, round_number)
-            samples = {p.client: p.samples for p in plan.participants}
-            self._schedules[round_number] = Schedule(self.settings, round_number, samples)
-            while len(self._schedules) > 4:
+            self._schedules[round_number] = Schedule(self.settings, round_number, self._samples(round_number))
+            while len(self._schedules) > SCHEDULES:
                 self._schedules.popitem(last=False)
         return self._schedules[round_number]
+
+    def _samples(self, round_number: int) -> Mapping[int, int]:
+        """Return who takes part with how many samples.  Asynchronous, a client's pass has the number of no round."""
+        if self.recipe.asynchronous and self._schedules:
+            return next(iter(self._schedules.values())).samples
+        plan = self._backend.plan(self.id, 1 if self.recipe.asynchronous else round_number)
+        return {p.client: p.samples for p in plan.participants}
+
+    def federation(self, store: TensorStore) -> Federation:
+        """Return what holds the parts of the run between clients."""
+        if not self.recipe.asynchronous:
+            return Federation(self.assembly, store, self.id)
+        rule = lambda: Mixing(self.recipe, self.schedule(1).samples, self.working)  # noqa: E731 (the plan comes later)
+        return AsynchronousFederation(self.assembly, store, self.id, rule)
+
+    @property
+    def working(self) -> int:
+        """How many clients work at the same time."""
+        return max(1, round(self.experiment.clients.fraction * self.clients))
 
     def use_threads(self) -> None:
         """Compute with as many threads as the run does everywhere: their number has a say in rounding."""
@@ -91,7 +114,7 @@ def _refuse_what_services_cannot(codec: Any, recipe: recipes.Recipe) -> None:
     """A codec that remembers, at a server that must not: its memory would be a replica's own."""
     from cutlayer.codecs import parse as channel
 
-    if recipe.server == "shared" and recipe.step == "batch" and not recipe.grouped:
+    if recipe.asynchronous or (recipe.server == "shared" and recipe.step == "batch" and not recipe.grouped):
         return
     chains = channel(codec).chains
     for kind in ("cut_gradients", *(("activations",) if recipe.labels == "client" else ())):

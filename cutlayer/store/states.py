@@ -58,6 +58,20 @@ class States:
         ends = [p for p in self._store.list(self._copy(copy)) if p.endswith(END) and _round(p) < round_number]
         return self._store.get(ends[-1]) if ends else None
 
+    def ends(self, copy: int) -> list[int]:
+        """Return the rounds after which a copy is kept."""
+        return [_round(p) for p in self._store.list(self._copy(copy)) if p.endswith(END)]
+
+    def end(self, round_number: int, copy: int) -> State:
+        """Return a copy as it was after a round.  Raises MissingObject where it is not kept."""
+        return self._store.get(f"{self._copy(copy)}/{round_number:06d}-{END}")
+
+    def collect_ends(self, copy: int, round_number: int) -> None:
+        """Delete a copy as it was after rounds before ``round_number``."""
+        for number in self.ends(copy):
+            if number < round_number:
+                self._store.delete(f"{self._copy(copy)}/{number:06d}-{END}")
+
     # --- means, auxiliaries, rounds -----------------------------------------------------------------------------
 
     def save_mean(self, round_number: int, weights: Mapping[str, Tensor], rules: Mapping[str, Tensor]) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+from replayed import replayed
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -73,6 +77,18 @@ class Deployed:
         file = folder / f"{run}.safetensors"
         self.backend.download(run, "model.safetensors", file)
         return load_file(file)
+
+    def check_order(self, run: str, experiment: Experiment, folder: Path) -> dict[str, Any]:
+        """The weights of an asynchronous run are those of the order of arrival, in which every batch counts once."""
+        self.backend.download(run, "arrivals.json", folder / "arrivals.json")
+        order: dict[str, Any] = json.loads((folder / "arrivals.json").read_text())
+        expected, found = replayed(experiment, order), self.model(run, folder)
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            assert torch.equal(found[name], tensor), f"{name}\n{self.said(40)}"
+        batches = Counter(tuple(key) for each in order["batches"] for key in each)
+        assert set(batches.values()) == {1}
+        return order
 
     def said(self, lines: int = 15) -> str:
         """Return the last lines of every log."""

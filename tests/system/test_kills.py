@@ -41,6 +41,11 @@ CHAINS: Chains = [
     }),
     ("ushaped", {"split-1": [*STEP, *STATE, *FINISH], "fed": [*HANDOVER, *WORKER]}),
     (SAGE, {"split-1": ["split.upload.before_record@2", "split.upload.before_answer"], "backend": BACKEND}),
+    ("splitfed_async", {
+        "split-1": ["split.step.after_record@2", "split.step.after_arrival@2", "split.step.before_answer"],
+        "fed": ["fed.weights.before_record", "fed.update.after_arrival@2", "fed.update.before_record"],
+        "client-2": ["client.batch.after_reply@2", "client.update.after_send"],
+    }),
 ]  # fmt: skip
 """Recipes, and where which process dies: at the first point, then in its next life at the second, and so on."""
 MORE: Chains = [
@@ -60,6 +65,11 @@ MORE: Chains = [
     (SAGE, {
         "split-1": ["split.upload.before_record@2", "split.upload.before_answer", *STATE, *FINISH],
         "client-3": [*WEIGHTS, *BATCH[:3], *RESULT],
+    }),
+    ("splitfed_async", {
+        "split-1": [*STEP, "split.step.after_arrival@3", *STATE, *FINISH, *WORKER],
+        "fed": [*UPDATE, *AGGREGATE, "fed.weights.before_record@2", "fed.update.after_arrival"],
+        "client-1": [*WEIGHTS, *BATCH[:3], *RESULT], "backend": BACKEND[2:],
     }),
     ("fedavg", {"fed": [*UPDATE, *AGGREGATE], "client-2": [*WEIGHTS, *RESULT], "backend": BACKEND[2:4]}),
     ("splitfed_v1", {"split-1": [*STEP, *STATE, *FINISH], "fed": AGGREGATE, "client-1": [*WEIGHTS, *BATCH[:3]]}),

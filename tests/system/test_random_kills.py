@@ -30,6 +30,8 @@ RUNS: list[dict[str, Any]] = [
     {"algorithm": "splitfed_v1", "aggregator": {"name": "fedprox", "mu": 0.1}, "local_epochs": 2},
     {"algorithm": "ushaped", "codec": "bf16", "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}},
     {"algorithm": SAGE, "codec": "int8"},
+    {"algorithm": "splitfed_async", "rounds": 4},
+    {"algorithm": "splitfed_async", "update": 1, "batch_size": 16, "codec": "int8"},
     {"algorithm": "fedavg", "codec": "bf16", "aggregator": "fedyogi"},
 ]
 

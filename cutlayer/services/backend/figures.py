@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +84,25 @@ def line(
     }
     confusion = (scores or {}).get("confusion") or own.get("confusion")
     return Line(metrics, None if confusion is None else {"round": number, "confusion": confusion})
+
+
+def merged(passes: Iterable[tuple[int, Sums]]) -> dict[int, Sums]:
+    """Return one result for each client of all that it did in a round, with the keys of ``train``."""
+    found: dict[int, Sums] = {}
+    for number, result in passes:
+        before = found.get(number)
+        found[number] = result if before is None else _sum(before, result)
+    return found
+
+
+def _sum(one: Sums, other: Sums) -> Sums:
+    total = dict(one)
+    for key, value in other.items():
+        if isinstance(value, Mapping):
+            total[key] = dict(Counter(one.get(key) or {}) + Counter(value))
+        elif value is not None:
+            total[key] = value + (one.get(key) or 0)
+    return total
 
 
 def summary(algorithm: str, seed: int, clients: int, lines: Sequence[Sums], said: Sums) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cutlayer.roles.coordinator import plan
-from cutlayer.services.backend import figures
+from cutlayer.services.backend import figures, overlapping
 from cutlayer.services.backend.picture import (
     Choose,
     Close,
@@ -137,6 +137,8 @@ def _compared(p: Picture, prepare: Mapping[int, Job]) -> list[Step]:
 
 def _opened(p: Picture, number: int) -> Open:
     t = p.terms
+    if t.recipe.asynchronous:
+        return Open(number, tuple(m.number for m in p.members))
     return Open(number, plan(t.recipe, t.seed, number, len(p.members), t.fraction).clients)
 
 
@@ -146,6 +148,8 @@ def _selected(p: Picture) -> list[Step]:
 
 def _training(p: Picture) -> list[Step]:
     assert p.round is not None
+    if p.terms.recipe.asynchronous:
+        return overlapping.training(p)
     order = p.round.order
     jobs = {job.number: job for job in p.of("train")}
     ends = {job.number: job for job in p.of("end")}
@@ -226,6 +230,8 @@ def _enough(p: Picture) -> bool:
     """Whether a round that waits for clients can go on."""
     if p.state != "running" or p.round is None or p.round.state != "training":
         return True
+    if p.terms.recipe.asynchronous:
+        return overlapping.can_go_on(p)
     jobs = {job.number: job for job in p.of("train")}
     done = sum(job.state == "done" for job in jobs.values())
     left = [n for n in p.round.order if n not in jobs or jobs[n].state not in ("done", "dropped")]
@@ -243,7 +249,8 @@ def _closing(p: Picture) -> list[Step]:
         "finish": common,
         "aggregate": {**common, "samples": [p.member(n).samples for n in clients], "holder": p.holder},
     }
-    for group in CLOSING:
+    # asynchronous, an update that counts in a round was made of batches that do
+    for group in reversed(CLOSING) if p.terms.recipe.asynchronous else CLOSING:
         kinds = [kind for kind in group if kind != "finish" or p.terms.recipe.server != "none"]
         steps: list[Step] = [
             Create(kind, "split" if kind == "finish" else "fed", payloads[kind]) for kind in kinds if not p.of(kind)
@@ -286,7 +293,9 @@ def _closed(p: Picture) -> Close:
     trained = {job.number: job for job in p.of("train")}
     line = figures.line(
         p.round.number,
-        {n: trained[n].result for n in _finishers(p, trained)},
+        figures.merged((job.number, job.result) for job in overlapping.ended(p))
+        if p.terms.recipe.asynchronous
+        else {n: trained[n].result for n in _finishers(p, trained)},
         {job.number: job.result for job in p.of("evaluate") if job.state == "done"},
         next((job.result for job in p.of("score")), None),
         dropped=[n for n, job in trained.items() if job.state == "dropped"],
@@ -302,7 +311,8 @@ def _next_round(p: Picture) -> list[Step]:
     if p.round.number < p.terms.rounds:
         return [_opened(p, p.round.number + 1)]
     about = {"run": p.run, "round": p.round.number, "holder": p.holder}
-    return [Enter("finishing"), Create("conclude", p.terms.scorer, about)]
+    ending: list[Step] = [overlapping.ending()] if p.terms.recipe.asynchronous else []
+    return [Enter("finishing"), *ending, Create("conclude", p.terms.scorer, about)]
 
 
 def _finishing(p: Picture) -> list[Step]:

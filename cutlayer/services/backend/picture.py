@@ -62,7 +62,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Job:
-    """A task of the current round."""
+    """A task of the current round; asynchronous: also a client's pass that is open, or ended in the round."""
 
     kind: TaskKind
     target: str
@@ -104,6 +104,9 @@ class Picture:
     """The clients' data have been compared."""
     holder: int | None = None
     """Who has the parts of a relay since the round before."""
+    passed: int = 0
+    passes: Mapping[int, int] = field(default_factory=dict)
+    """Asynchronous: passes that are done, of all clients; and how many each has begun."""
     lines: tuple[Mapping[str, Any], ...] = ()
     """The metrics of all rounds, once the run is finishing."""
 
@@ -150,6 +153,15 @@ class Create:
     target: str
     payload: Mapping[str, Any]
     number: int = EVERYONE
+    round: int | None = None
+    """None: the run's."""
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Nobody waits for the tasks of this kind any more."""
+
+    kind: TaskKind
 
 
 @dataclass(frozen=True)
@@ -206,4 +218,4 @@ class Finish:
     summary: Mapping[str, Any]
 
 
-Step = Enter | Choose | Learn | Create | Drop | Open | Move | Close | Pause | Resume | Finish
+Step = Enter | Choose | Learn | Create | Cancel | Drop | Open | Move | Close | Pause | Resume | Finish

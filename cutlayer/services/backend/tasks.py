@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from cutlayer.faults import point
 from cutlayer.services import tickets
-from cutlayer.services.backend import bell, transitions
+from cutlayer.services.backend import bell, experiments, transitions
 from cutlayer.services.backend.bell import heard
 from cutlayer.services.backend.database import Database, Unit
 from cutlayer.services.backend.tables import RunRow, TaskRow
@@ -86,7 +86,16 @@ class Tasks:
                     task.progress_told = unit.now
                     data = {**task.progress, "kind": task.kind, "number": task.number}
                     unit.tell("progress", data, run=task.run, round=task.round, client=who.client)
-            return HeartbeatReply(paused=run.cause is not None)
+            return HeartbeatReply(paused=run.cause is not None, evaluate=await self._awaited(unit, run, task))
+
+    async def _awaited(self, unit: Unit, run: RunRow, task: TaskRow) -> bool:
+        """Whether a client in the middle of an asynchronous pass is asked for a score."""
+        if task.kind != "train" or not experiments.terms(run.experiment)[0].recipe.asynchronous:
+            return False
+        found = select(TaskRow.id).where(
+            TaskRow.target == task.target, TaskRow.run == run.id, TaskRow.kind == "evaluate", TaskRow.state == "waiting"
+        )
+        return await unit.session.scalar(found.limit(1)) is not None
 
     async def result(self, who: Who, id: str, body: ResultBody) -> None:
         """Take a result, and let the run go on.

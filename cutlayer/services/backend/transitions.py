@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cutlayer.services.backend import bell, experiments, lifecycle
 from cutlayer.services.backend import picture as steps
 from cutlayer.services.backend.database import Database, Unit
-from cutlayer.services.backend.picture import Job, Member, Picture, Round, Step
+from cutlayer.services.backend.picture import Job, Member, Picture, Round, Step, Terms
 from cutlayer.services.backend.tables import ClientRow, MemberRow, RoundRow, RunRow, TaskRow
 from cutlayer.services.protocol import ENDED
 
@@ -51,8 +51,8 @@ async def _look(unit: Unit, run: RunRow, members: tuple[Member, ...]) -> Picture
     session = unit.session
     terms, require = experiments.terms(run.experiment)
     round_ = await session.get(RoundRow, (run.id, run.round)) if run.round else None
-    found = select(TaskRow).where(TaskRow.run == run.id, TaskRow.round == run.round).order_by(TaskRow.number)
-    tasks = (await session.execute(found.execution_options(populate_existing=True))).scalars().all()
+    tasks = await _tasks(session, run, terms)
+    passed, passes = await _passes(session, run) if terms.recipe.asynchronous else (0, {})
     lines: Sequence[Any] = ()
     if run.state == "finishing":
         metrics = select(RoundRow.metrics).where(RoundRow.run == run.id).order_by(RoundRow.number)
@@ -69,16 +69,43 @@ async def _look(unit: Unit, run: RunRow, members: tuple[Member, ...]) -> Picture
         candidates=await _candidates(session, require, unit.seen_since) if run.state == "queued" else (),
         known=run.example is not None,
         holder=run.holder,
+        passed=passed,
+        passes=passes,
         lines=tuple(lines),
     )
+
+
+async def _tasks(session: AsyncSession, run: RunRow, terms: Terms) -> Sequence[TaskRow]:
+    """Return the tasks of the round; asynchronous: with the passes that are open, or ended in it."""
+    found = select(TaskRow).where(TaskRow.run == run.id).execution_options(populate_existing=True)
+    if not terms.recipe.asynchronous or not run.round:
+        return (await session.execute(found.where(TaskRow.round == run.round).order_by(TaskRow.number))).scalars().all()
+    of_round = found.where(TaskRow.round == run.round, TaskRow.kind != "train").order_by(TaskRow.number)
+    open_ = found.where(TaskRow.kind == "train", TaskRow.state.in_((*OPEN_TASKS, "failed"))).order_by(TaskRow.number)
+    working = max(1, round(terms.fraction * (run.clients or 1)))
+    done = found.where(TaskRow.kind == "train", TaskRow.state == "done").order_by(TaskRow.updated, TaskRow.id)
+    ended = done.offset((run.round - 1) * working).limit(working)
+    return [row for each in (of_round, open_, ended) for row in (await session.execute(each)).scalars()]
+
+
+async def _passes(session: AsyncSession, run: RunRow) -> tuple[int, dict[int, int]]:
+    """Return how many passes are done, and how many each client has begun."""
+    of_run = TaskRow.run == run.id, TaskRow.kind == "train"
+    done = await session.scalar(select(func.count()).select_from(TaskRow).where(*of_run, TaskRow.state == "done"))
+    found = select(TaskRow.number, func.max(TaskRow.round)).where(*of_run).group_by(TaskRow.number)
+    return done or 0, dict((await session.execute(found)).tuples().all())
 
 
 async def stop(unit: Unit, run: RunRow, state: str, reason: str | None = None) -> None:
     """End a run before its time, with everything that was to be done for it."""
     _enter(unit, run, state, reason)
+    await _cancel(unit, run)
+
+
+async def _cancel(unit: Unit, run: RunRow, *which: ColumnElement[bool]) -> None:
     await unit.session.execute(
         update(TaskRow)
-        .where(TaskRow.run == run.id, TaskRow.state.in_(OPEN_TASKS))
+        .where(TaskRow.run == run.id, TaskRow.state.in_(OPEN_TASKS), *which)
         .values(state="cancelled", updated=unit.now, lease_until=None)
         .execution_options(synchronize_session=False)
     )
@@ -165,6 +192,8 @@ async def _make(unit: Unit, run: RunRow, step: Step) -> None:
                 row.samples, row.test_samples = train, test
         case steps.Create():
             _create(unit, run, step)
+        case steps.Cancel(kind):
+            await _cancel(unit, run, TaskRow.kind == kind)
         case steps.Drop(kind, number, reason):
             await _drop(unit, run, kind, number, reason)
         case steps.Open(number, order):
@@ -200,7 +229,7 @@ def _create(unit: Unit, run: RunRow, step: steps.Create) -> None:
         TaskRow(
             id=str(uuid4()),
             run=run.id,
-            round=run.round,
+            round=run.round if step.round is None else step.round,
             kind=step.kind,
             target=step.target,
             number=step.number,

@@ -196,12 +196,21 @@ class Agent:
         )
         try:
             if task.kind == "train":
-                return member.train(task, plane, beat.batch)
+                return member.train(task, plane, lambda batches, of: self._between(backend, beat, batches, of))
             if task.kind == "evaluate":
                 return score(member, task, plane, traffic)
         finally:
             plane.close()
         raise ConfigError(f"this version of cutlayer knows no task of kind {task.kind!r}; update it")
+
+    def _between(self, backend: Backend, beat: _Beat, batches: int, of: int) -> None:
+        """After a batch: tell how far the task is, and score the model in between where others wait for that."""
+        beat.batch(batches, of)
+        if beat.evaluate.is_set():
+            beat.evaluate.clear()
+            task = backend.next_task(kinds=("evaluate",), wait=0.0)
+            if task is not None:
+                self._work(backend, task)
 
     def _own(self, run: str, experiment: Experiment, number: int, clients: int) -> OwnData:
         if run not in self._data:
@@ -227,7 +236,7 @@ class _Beat(threading.Thread):
 
     def __init__(self, backend: Backend, task: Task, stop: threading.Event) -> None:
         super().__init__(name="heartbeat", daemon=True)
-        self.done, self._cancelled = threading.Event(), threading.Event()
+        self.done, self._cancelled, self.evaluate = threading.Event(), threading.Event(), threading.Event()
         self._backend, self._task, self._stop_all = backend, task, stop
         self._batches = 0
         self._of: int | None = None
@@ -257,6 +266,8 @@ class _Beat(threading.Thread):
             if found.cancelled:
                 self._cancelled.set()
                 return
+            if found.evaluate:
+                self.evaluate.set()
 
 
 def run(settings: ClientSettings) -> None:

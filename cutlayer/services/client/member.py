@@ -77,12 +77,12 @@ class Member:
         self.client.report()
         self._waited = dict.fromkeys(self._waited, 0.0)
         assembly, recipe, parts = self.run.assembly, self.run.recipe, self.client.parts
-        self.client.begin_round(task.round)
+        self.client.begin_round(int(task.payload.get("within", task.round)))
         with _Timed(self._waited, "federated"):
             if assembly.shared:
                 holds = self.recipient.round
                 message = _given(plane.down("weights" if holds is None else f"weights?holds={holds}"))
-                received = self.recipient.take(message)
+                received = self.recipient.take(message, whole=recipe.asynchronous)
                 for name in assembly.shared:
                     parts[name].write(received[name])
             self._first(task, plane)

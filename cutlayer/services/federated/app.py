@@ -102,7 +102,7 @@ class FederatedService:
         _, federation = self.tasks.of(ticket.run)
         holds = _number(request, "holds")
         point("fed.weights.before_answer")
-        return federation.weights(ticket.round, holds)
+        return federation.weights(ticket.round, ticket.client, holds)
 
     def _first(self, ticket: Ticket, request: Request, body: bytes) -> Message | None:
         return self.tasks.of(ticket.run)[1].first(ticket.client)

@@ -28,7 +28,7 @@ class FederatedTasks:
         """Return a run and its federation."""
         served = self._connection.runs.get(run)
         if run not in self._federations:
-            self._federations[run] = Federation(served.assembly, self._connection.store, run)
+            self._federations[run] = served.federation(self._connection.store)
         served.use_threads()
         return served, self._federations[run]
 

@@ -13,6 +13,7 @@ from cutlayer.errors import MissingObject, WireError
 from cutlayer.faults import point
 from cutlayer.roles import crossing
 from cutlayer.roles.admission import Admission
+from cutlayer.roles.asynchronous_replica import AsynchronousReplica
 from cutlayer.roles.part import Part
 from cutlayer.roles.replica import Replica
 from cutlayer.roles.schedule import SHARED, window_limit
@@ -37,9 +38,13 @@ class Hosted:
         self.replica: Replica | WindowReplica
         if run.recipe.server == "none":
             raise Conflict(f"algorithm {run.recipe.name} has no split server: the whole model is at the client")
-        if run.recipe.step == "window":
-            update = run.experiment.update.model_dump()
-            limit = window_limit(update, run.experiment.clients.fraction, run.clients)
+        update = run.experiment.update.model_dump()
+        limit = window_limit(update, run.experiment.clients.fraction, run.clients)
+        if run.recipe.asynchronous:
+            self.replica = AsynchronousReplica(
+                run.assembly, store, run.id, run.schedule, io, limit=limit, unit=str(update["unit"])
+            )
+        elif run.recipe.step == "window":
             self.replica = WindowReplica(
                 run.assembly, store, run.id, run.schedule, limit=limit, unit=str(update["unit"])
             )

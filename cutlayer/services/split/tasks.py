@@ -5,7 +5,6 @@ from __future__ import annotations
 from time import perf_counter
 from typing import Any
 
-from cutlayer.roles.federation import Federation
 from cutlayer.services import joining
 from cutlayer.services.errors import Unprocessable
 from cutlayer.services.protocol import Task
@@ -35,7 +34,7 @@ class SplitTasks:
             found = hosted.replica.finish(task.round)
         elif task.kind in ("score", "conclude"):
             work = joining.score if task.kind == "score" else joining.conclude
-            federation = Federation(hosted.run.assembly, self._connection.store, task.run)
+            federation = hosted.run.federation(self._connection.store)
             holder = task.payload.get("holder")
             found = work(self._connection, hosted.run, federation, hosted.part_after, task.round, holder)
         else:
