@@ -143,7 +143,7 @@ async def get(session: AsyncSession, run: str) -> RunRow:
 
 async def rounds(session: AsyncSession, run: str) -> list[RoundView]:
     """Return the rounds of a run.  Raises NotFound."""
-    await get(session, run)
+    asynchronous = experiments.terms((await get(session, run)).experiment)[0].recipe.asynchronous
     rows = (
         (await session.execute(select(RoundRow).where(RoundRow.run == run).order_by(RoundRow.number))).scalars().all()
     )
@@ -156,7 +156,9 @@ async def rounds(session: AsyncSession, run: str) -> list[RoundView]:
             round=row.number,
             state=row.state,
             participants=_planned(row),
-            finished=tuple(p["client"] for p in row.plan if p["client"] in ends.get((row.number, "done"), ())),
+            finished=_passed(row)
+            if asynchronous
+            else tuple(p["client"] for p in row.plan if p["client"] in ends.get((row.number, "done"), ())),
             dropped=tuple(p["client"] for p in row.plan if p["client"] in ends.get((row.number, "dropped"), ())),
             deadline=row.due,
             started=row.started,
@@ -230,6 +232,11 @@ def _view(row: RunRow, members: Sequence[Member] = (), number: int | None = None
         started=row.started,
         ended=row.ended,
     )
+
+
+def _passed(row: RoundRow) -> tuple[int, ...]:
+    """Return who ended a pass in a round of an asynchronous run."""
+    return tuple(int(number) for number in (row.metrics or {}).get("client_samples", {}))
 
 
 def _planned(row: RoundRow) -> tuple[Planned, ...]:

@@ -93,7 +93,7 @@ async def _passes(session: AsyncSession, run: RunRow) -> tuple[int, dict[int, in
     of_run = TaskRow.run == run.id, TaskRow.kind == "train"
     done = await session.scalar(select(func.count()).select_from(TaskRow).where(*of_run, TaskRow.state == "done"))
     found = select(TaskRow.number, func.max(TaskRow.round)).where(*of_run).group_by(TaskRow.number)
-    return done or 0, dict((await session.execute(found)).tuples().all())
+    return done or 0, {row[0]: row[1] for row in await session.execute(found)}
 
 
 async def stop(unit: Unit, run: RunRow, state: str, reason: str | None = None) -> None:

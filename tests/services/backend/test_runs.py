@@ -159,7 +159,7 @@ class TestRuns:
                 await stage.call("POST", f"/runs/{run}/pause")
                 await stage.call("POST", f"/runs/{run}/pause")
                 beat = await stage.call("POST", f"/tasks/{task['id']}/heartbeat", {}, token=a.token)
-                assert beat == {"cancelled": False, "paused": True}
+                assert beat == {"cancelled": False, "paused": True, "evaluate": False}
                 assert (await a.report(task)).status_code == 200
                 assert await b.ask() is None
                 found = await stage.run(run)
