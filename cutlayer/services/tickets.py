@@ -32,7 +32,8 @@ class Ticket:
 
     ``run`` is the run's id, ``round`` counts from 1 (0 before the first), ``client`` is the client's number in the
     run, ``task`` the task's id, ``kind`` what the task is (``train``, ``evaluate``, ...), ``subject`` the client's id
-    in the registry; ``expires`` is in seconds since 1970, set by `issue`.
+    in the registry; ``expires`` is in seconds since 1970, set by `issue`.  ``giver`` is the number of the client whose
+    parts this one goes on with or is scored with, None where nobody hands it any.
     """
 
     run: str
@@ -42,6 +43,7 @@ class Ticket:
     kind: str
     subject: str
     expires: int = 0
+    giver: int | None = None
 
 
 def issue(secret: bytes | str, ticket: Ticket, seconds: float) -> str:
@@ -60,6 +62,8 @@ def issue(secret: bytes | str, ticket: Ticket, seconds: float) -> str:
         "task": ticket.task,
         "kind": ticket.kind,
     }
+    if ticket.giver is not None:
+        claims["giver"] = ticket.giver
     return jwt.encode(claims, _key(secret), algorithm=ALGORITHM)
 
 
@@ -90,7 +94,7 @@ def _ticket(claims: Mapping[str, Any]) -> Ticket:
     for name in ("run", "task", "kind"):
         if not isinstance(claims[name], str):
             raise Unauthorized(f"the ticket's {name} is not what a ticket says", code="bad_ticket")
-    for name in ("round", "client", "exp"):
+    for name in ("round", "client", "exp", *(("giver",) if "giver" in claims else ())):
         if type(claims[name]) is not int or claims[name] < 0:
             raise Unauthorized(f"the ticket's {name} is not what a ticket says", code="bad_ticket")
     return Ticket(
@@ -101,6 +105,7 @@ def _ticket(claims: Mapping[str, Any]) -> Ticket:
         claims["kind"],
         claims["sub"],
         claims["exp"],
+        claims.get("giver"),
     )
 
 

@@ -47,11 +47,12 @@ def signed(secret: str = SECRET, algorithm: str = ALGORITHM, **changes: Any) -> 
     task=st.text(max_size=40),
     kind=st.text(max_size=10),
     subject=st.text(max_size=40),
+    giver=st.none() | st.integers(0, 10**4),
 )
 def test_what_was_issued_is_what_is_verified(
-    run: str, number: int, client: int, task: str, kind: str, subject: str
+    run: str, number: int, client: int, task: str, kind: str, subject: str, giver: int | None
 ) -> None:
-    ticket = Ticket(run, number, client, task, kind, subject)
+    ticket = Ticket(run, number, client, task, kind, subject, giver=giver)
     found = verify(SECRET.encode(), issue(SECRET, ticket, 60))
     assert (found.run, found.round, found.client, found.task, found.kind, found.subject) == (
         run,
@@ -61,6 +62,7 @@ def test_what_was_issued_is_what_is_verified(
         kind,
         subject,
     )
+    assert found.giver == giver
     assert found.expires > time.time()
 
 
@@ -111,6 +113,8 @@ def test_every_claim_is_required(name: str) -> None:
         {"run": 7},
         {"task": ["t"]},
         {"kind": {}},
+        {"giver": "0"},
+        {"giver": -1},
     ],
     ids=str,
 )

@@ -155,7 +155,8 @@ class Tasks:
     def _task(self, row: TaskRow, owner: str) -> Task:
         ticket = None
         if row.target.startswith("client:"):
-            about = Ticket(row.run, row.round, row.number, row.id, row.kind, subject=owner)
+            giver = row.payload.get("giver", row.payload.get("holder"))
+            about = Ticket(row.run, row.round, row.number, row.id, row.kind, subject=owner, giver=giver)
             ticket = tickets.issue(self.secret, about, TICKET_SECONDS)
         return Task(
             id=row.id,

@@ -141,6 +141,8 @@ class FederatedService:
             if run.recipe.schedule != "relay":
                 raise Forbidden(f"algorithm {run.recipe.name} hands nothing over")
             giver, part = int(request.path_params["giver"]), request.path_params["part"]
+            if giver not in (ticket.giver, ticket.client):
+                raise Forbidden(f"the plan of round {ticket.round} hands client {ticket.client} no parts of {giver}")
             return federation.given(giver, part, ticket.round)
         except MissingObject as error:
             raise Conflict(str(error)) from None

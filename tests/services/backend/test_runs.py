@@ -10,7 +10,8 @@ import pytest
 
 from cutlayer.recipes import get
 from cutlayer.roles.coordinator import plan
-from tests.services.backend.stage import SAMPLES, Stage, cast, enrolled, given, play, submitted, training
+from cutlayer.services import tickets
+from tests.services.backend.stage import SAMPLES, SECRET, Stage, cast, enrolled, given, play, submitted, training
 
 Database = Callable[[], str]
 ALGORITHMS = ["vanilla", "splitfed_v2", "file_sync", "fedavg"]
@@ -54,6 +55,8 @@ class TestRuns:
             assert [t["payload"]["turn"] for t in trained] == [0, 1, 2]
         given = [t["payload"]["giver"] for t in actors.tasks("train")]
         assert given == ([None, 0, 1, 2, 0, 1] if algorithm == "vanilla" else [None] * 6)
+        readable = [tickets.verify(SECRET, t["ticket"]).giver for t in actors.tasks("train") + actors.tasks("evaluate")]
+        assert readable == given + ([2] * 6 if algorithm == "vanilla" else [None] * 6)
         split = 0 if algorithm == "fedavg" else 1
         counts = {kind: len(actors.tasks(kind)) for kind in ("setup", "finish", "aggregate", "score", "conclude")}
         assert counts == {"setup": 1 + split, "finish": 2 * split, "aggregate": 2, "score": 2, "conclude": 1}
