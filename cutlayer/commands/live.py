@@ -70,6 +70,10 @@ def sentence(event: EventView) -> str | None:
             words = {"queued": "waiting for clients", "preparing": "clients prepare their data", "failed": "failed"}
             said = words.get(str(data.get("state")), "")
             return f"{said}: {reason}" if said and reason else said or None
+        case "client.seated":
+            return f"client {data.get('number')} is {data.get('name')} from now on"
+        case "client.dropped" if not event.round:
+            return f"client {data.get('number')} is left out: {reason}"
         case "client.dropped":
             return f"round {event.round}: client {data.get('number')} is left out: {reason}"
         case "task.failed":

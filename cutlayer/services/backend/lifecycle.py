@@ -12,7 +12,8 @@ seen for a while), or late (the round's ``deadline`` has passed), is dropped onc
 trains for itself, when so many are done; where they wait for each other, one after another or at a step that they make
 together, when those that are done or here are so many.  Of those who make steps together the late one is the one that
 has done least.  A client that failed is dropped if so many remain.  With the default quorum of 1 nobody is ever
-dropped: the run waits, and past the deadline it says so (paused, cause "quorum").
+dropped: the run waits, and past the deadline it says so (paused, cause "quorum").  Before training it is otherwise:
+see ``seats``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cutlayer.roles.coordinator import plan
-from cutlayer.services.backend import figures, overlapping
+from cutlayer.services.backend import figures, overlapping, seats
 from cutlayer.services.backend.picture import (
     Choose,
     Close,
@@ -57,7 +58,7 @@ def following(p: Picture) -> list[Step]:
     if p.state == "queued":
         return _queued(p)
     if p.state == "preparing":
-        return _preparing(p)
+        return seats.vacated(p) or _preparing(p)
     if p.state == "finishing":
         return _finishing(p)
     assert p.round is not None
@@ -72,6 +73,8 @@ def following(p: Picture) -> list[Step]:
 
 def due(p: Picture) -> float | None:
     """Return when the run must be looked at again although nothing happens, None if never."""
+    if p.cause is None and p.state == "preparing":
+        return seats.late_at(p)
     waits = p.cause is None and p.state == "running" and p.round is not None
     if not waits or p.round is None or p.round.due is None or p.round.state not in ("training", "evaluating"):
         return None
@@ -97,10 +100,11 @@ def _queued(p: Picture) -> list[Step]:
 def _preparing(p: Picture) -> list[Step]:
     prepare = {job.number: job for job in p.of("prepare")}
     m = len(p.members)
-    if not prepare:
+    missing = [member for member in p.members if member.number not in prepare]
+    if missing:
         return [
             Create("prepare", _client(m_), {"run": p.run, "client": m_.number, "clients": m}, m_.number)
-            for m_ in p.members
+            for m_ in missing
         ]
     if any(job.state != "done" for job in prepare.values()):
         return []

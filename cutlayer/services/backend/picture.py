@@ -73,6 +73,8 @@ class Job:
     error: str | None = None
     batches: int = 0
     """How many its client has done, as far as it has told."""
+    since: float = 0.0
+    """When it was created."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,11 @@ class Round:
 
 @dataclass(frozen=True)
 class Picture:
-    """A run as its rows say.  ``candidates``: while queued, the ids of connected clients that fit, by name."""
+    """A run as its rows say.
+
+    ``candidates``: until training begins, the ids of connected clients that fit and do not take part, by name;
+    ``require`` are the labels that they need.
+    """
 
     run: str
     state: RunState
@@ -100,6 +106,7 @@ class Picture:
     round: Round | None = None
     jobs: tuple[Job, ...] = ()
     candidates: tuple[str, ...] = ()
+    require: Mapping[str, str] = field(default_factory=dict)
     known: bool = False
     """The clients' data have been compared."""
     holder: int | None = None
@@ -135,6 +142,22 @@ class Choose:
     """These clients take part, under the numbers 0, 1, ..."""
 
     clients: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Seat:
+    """This client takes part under the number of another, who did not come to prepare; ``reason`` says why."""
+
+    number: int
+    client: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Requeue:
+    """The run waits for clients again, as if none had been chosen."""
+
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -218,4 +241,4 @@ class Finish:
     summary: Mapping[str, Any]
 
 
-Step = Enter | Choose | Learn | Create | Cancel | Drop | Open | Move | Close | Pause | Resume | Finish
+Step = Enter | Choose | Seat | Requeue | Learn | Create | Cancel | Drop | Open | Move | Close | Pause | Resume | Finish

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cutlayer.services.backend import bell, experiments, lifecycle
@@ -21,6 +21,8 @@ from cutlayer.services.backend.tables import ClientRow, MemberRow, RoundRow, Run
 from cutlayer.services.protocol import ENDED
 
 OPEN_TASKS = ("waiting", "leased")
+CHOOSING = ("queued", "preparing")
+"""States of a run in which a client may come to take part."""
 
 
 async def locked(database: Database, unit: Unit, run: Any) -> RunRow | None:
@@ -43,7 +45,7 @@ async def advance(unit: Unit, run: RunRow) -> None:
         for step in following:
             await _make(unit, run, step)
         await unit.session.flush()
-        if any(isinstance(step, steps.Choose | steps.Learn) for step in following):
+        if any(isinstance(step, steps.Choose | steps.Seat | steps.Requeue | steps.Learn) for step in following):
             members = await _members(unit.session, run.id)
 
 
@@ -66,7 +68,8 @@ async def _look(unit: Unit, run: RunRow, members: tuple[Member, ...]) -> Picture
         members=members,
         round=None if round_ is None else _round(round_),
         jobs=tuple(_job(task) for task in tasks),
-        candidates=await _candidates(session, require, unit.seen_since) if run.state == "queued" else (),
+        candidates=await _candidates(unit, run, require, members),
+        require=require,
         known=run.example is not None,
         holder=run.holder,
         passed=passed,
@@ -141,7 +144,7 @@ async def resume(unit: Unit, run: RunRow) -> None:
 def runs_of(client: str) -> Any:
     """The condition that a run may wait for this client: it takes part, or the run is still looking for clients."""
     mine = select(MemberRow.run).where(MemberRow.client == client)
-    return RunRow.state.not_in(ENDED) & ((RunRow.state == "queued") | RunRow.id.in_(mine))
+    return RunRow.state.not_in(ENDED) & (RunRow.state.in_(CHOOSING) | RunRow.id.in_(mine))
 
 
 # --- rows ---------------------------------------------------------------------------------------------------------
@@ -158,10 +161,13 @@ async def _members(session: AsyncSession, run: str) -> tuple[Member, ...]:
     return tuple(Member(row.number, row.client, name, here, row.samples) for row, name, here in rows)
 
 
-async def _candidates(session: AsyncSession, require: dict[str, str], seen_since: float) -> tuple[str, ...]:
-    here = (ClientRow.connected, ClientRow.last_seen > seen_since, ClientRow.revoked.is_(None))
-    found = select(ClientRow).where(*here).order_by(ClientRow.name)
-    clients = (await session.execute(found)).scalars()
+async def _candidates(unit: Unit, run: RunRow, require: dict[str, str], members: Sequence[Member]) -> tuple[str, ...]:
+    if run.state not in CHOOSING:
+        return ()
+    here = (ClientRow.connected, ClientRow.last_seen > unit.seen_since, ClientRow.revoked.is_(None))
+    taken = [member.client for member in members]
+    found = select(ClientRow).where(*here, ClientRow.id.not_in(taken)).order_by(ClientRow.name)
+    clients = (await unit.session.execute(found)).scalars()
     return tuple(c.id for c in clients if require.items() <= c.capabilities.get("labels", {}).items())
 
 
@@ -172,7 +178,17 @@ def _round(row: RoundRow) -> Round:
 
 def _job(row: TaskRow) -> Job:
     batches = int((row.progress or {}).get("batches") or 0)
-    return Job(row.kind, row.target, row.state, row.number, row.result or {}, row.retryable, row.error, batches)  # type: ignore[arg-type]
+    return Job(
+        row.kind,  # type: ignore[arg-type]
+        row.target,
+        row.state,  # type: ignore[arg-type]
+        row.number,
+        row.result or {},
+        row.retryable,
+        row.error,
+        batches,
+        row.created,
+    )
 
 
 # --- steps --------------------------------------------------------------------------------------------------------
@@ -185,6 +201,10 @@ async def _make(unit: Unit, run: RunRow, step: Step) -> None:
         case steps.Choose(clients):
             run.clients = len(clients)
             unit.session.add_all(MemberRow(run=run.id, number=n, client=client) for n, client in enumerate(clients))
+        case steps.Seat(number, client, reason):
+            await _seat(unit, run, number, client, reason)
+        case steps.Requeue(reason):
+            await _requeue(unit, run, reason)
         case steps.Learn(example, samples):
             run.example = dict(example)
             for number, (train, test) in enumerate(samples):
@@ -222,6 +242,34 @@ def _enter(unit: Unit, run: RunRow, state: str, reason: str | None = None) -> No
 def _say_state(unit: Unit, run: RunRow) -> None:
     data = {"state": run.state, "paused": run.cause is not None, "cause": run.cause, "reason": run.reason}
     unit.tell("run.state", data, run=run.id, round=run.round)
+
+
+async def _seat(unit: Unit, run: RunRow, number: int, client: str, reason: str) -> None:
+    row = await unit.session.get_one(MemberRow, (run.id, number))
+    await _vacate(unit, run, MemberRow.number == number)
+    data = {"kind": "prepare", "number": number, "reason": reason}
+    unit.tell("client.dropped", data, run=run.id, round=run.round, client=row.client)
+    row.client = client
+    name = (await unit.session.get_one(ClientRow, client)).name
+    unit.tell("client.seated", {"number": number, "name": name}, run=run.id, round=run.round, client=client)
+    await unit.session.flush()
+
+
+async def _requeue(unit: Unit, run: RunRow, reason: str) -> None:
+    await _vacate(unit, run, MemberRow.run == run.id)
+    await unit.session.execute(delete(MemberRow).where(MemberRow.run == run.id))
+    run.clients = None
+    _enter(unit, run, "queued", reason)
+
+
+async def _vacate(unit: Unit, run: RunRow, whose: Any) -> None:
+    """Nobody waits any more for what these clients prepare; whoever gets the same place again prepares anew."""
+    numbers = select(MemberRow.number).where(MemberRow.run == run.id, whose)
+    await unit.session.execute(
+        delete(TaskRow)
+        .where(TaskRow.run == run.id, TaskRow.kind == "prepare", TaskRow.number.in_(numbers))
+        .execution_options(synchronize_session=False)
+    )
 
 
 def _create(unit: Unit, run: RunRow, step: steps.Create) -> None:

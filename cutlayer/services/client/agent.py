@@ -59,7 +59,7 @@ class Agent:
         self.name = settings.name or re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()).lstrip(".") or "client"
         self._tls = Tls(settings.ca, settings.tls_client_cert, settings.tls_client_key)
         self._members: dict[str, Member] = {}
-        self._data: dict[str, OwnData] = {}
+        self._data: dict[tuple[str, int, int], OwnData] = {}
         self._links: WeakSet[Link] = WeakSet()
         self.on_event: Callable[[str], None] = log.info
 
@@ -158,7 +158,7 @@ class Agent:
             except Interrupted:
                 self._members.pop(task.run, None)
                 raise
-            except (Stopped, Conflict) as error:
+            except (Stopped, Conflict, NotFound) as error:
                 log.info("task %s is over: %s", task.kind, error)
                 self._members.pop(task.run, None)
                 self._give_up(backend, task, str(error))
@@ -213,9 +213,10 @@ class Agent:
                 self._work(backend, task)
 
     def _own(self, run: str, experiment: Experiment, number: int, clients: int) -> OwnData:
-        if run not in self._data:
-            self._data = {run: own_data(self.settings.data, experiment, number, clients)}
-        return self._data[run]
+        place = run, number, clients  # before training a run may give a client another number
+        if place not in self._data:
+            self._data = {place: own_data(self.settings.data, experiment, number, clients)}
+        return self._data[place]
 
     def _member(self, backend: Backend, task: Task) -> Member:
         number = int(task.payload["client"])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.services.backend.stage import Player, Stage, cast, given, play, submitted, training
+from tests.services.backend.stage import Player, Stage, cast, enrolled, given, play, submitted, training
 
 Database = Callable[[], str]
 
@@ -192,5 +192,70 @@ class TestImperfectClients:
                 found = await actors.play(run, without=(1,))
                 assert found["state"] == "done"
                 assert (await stage.call("GET", f"/runs/{run}/rounds"))[0]["dropped"] == [1]
+
+        play(scene())
+
+    def test_who_vanishes_before_training_is_replaced(self, database: Database, tmp_path: Path) -> None:
+        async def scene() -> None:
+            async with Stage(database(), tmp_path) as stage:
+                actors = await cast(stage, 4)
+                run = await submitted(stage, "splitfed_v1", clients=3, rounds=1)
+                a, b, c, d = actors.clients
+                for player in (a, c):
+                    await player.report(await given(player))
+                former = await given(b)
+                stage.later(60.0)
+                await signs_of_life(stage, a, c, d)
+                stage.later(60.0)
+                await stage.tick()
+                members = (await stage.run(run))["members"]
+                assert [m["name"] for m in members] == ["a", "d", "c"]
+                assert (await b.report(former)).status_code == 404, "nobody waits for it"
+                assert (await actors.play(run, without=(1,)))["state"] == "done"
+                events = await stage.events(run)
+                (dropped,) = [e for e in events if e["kind"] == "client.dropped"]
+                assert (dropped["client"], dropped["data"]["reason"]) == (b.id, "b is away")
+                (seated,) = [e for e in events if e["kind"] == "client.seated"]
+                assert (seated["client"], seated["data"]) == (d.id, {"number": 1, "name": "d"})
+
+        play(scene())
+
+    def test_who_vanishes_before_training_is_waited_for_in_the_queue(self, database: Database, tmp_path: Path) -> None:
+        async def scene() -> None:
+            async with Stage(database(), tmp_path) as stage:
+                actors = await cast(stage)
+                run = await submitted(stage, "vanilla", clients=3, rounds=1)
+                a, _, c = actors.clients
+                await c.report(await given(c))
+                early = await given(a)
+                stage.later(60.0)
+                await signs_of_life(stage, a, c)
+                stage.later(60.0)
+                await stage.tick()
+                found = await stage.run(run)
+                assert (found["state"], found["members"], found["clients"]) == ("queued", [], None)
+                assert found["reason"].startswith("b went away before training began")
+                assert found["reason"].endswith("the run begins when 3 clients are there")
+                states = [e["data"] for e in await stage.events(run) if e["kind"] == "run.state"]
+                assert (states[-1]["state"], states[-1]["reason"]) == ("queued", found["reason"])
+                assert (await a.report(early)).status_code == 404
+                await enrolled(stage, "later")  # whoever comes makes the number full
+                assert [m["name"] for m in (await stage.run(run))["members"]] == []
+                await stage.tick()
+                assert [m["name"] for m in (await stage.run(run))["members"]] == ["a", "c", "later"]
+                await stage.call("POST", f"/runs/{run}/cancel")
+
+        play(scene())
+
+    def test_with_enough_left_the_run_begins_with_those(self, database: Database, tmp_path: Path) -> None:
+        async def scene() -> None:
+            async with Stage(database(), tmp_path) as stage:
+                actors = await cast(stage)
+                run = await submitted(stage, "fedavg", clients={"count": 3, "minimum": 2}, rounds=1)
+                await stage.call("DELETE", f"/clients/{actors.clients[0].id}")
+                await stage.tick()
+                assert [m["name"] for m in (await stage.run(run))["members"]] == ["b", "c"]
+                found = await actors.play(run, without=(0,))
+                assert (found["state"], found["clients"]) == ("done", 2)
 
         play(scene())

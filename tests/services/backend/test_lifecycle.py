@@ -23,8 +23,10 @@ from cutlayer.services.backend.picture import (
     Open,
     Pause,
     Picture,
+    Requeue,
     Resume,
     Round,
+    Seat,
     Terms,
 )
 
@@ -115,6 +117,45 @@ class TestBeforeTheFirstRound:
         assert following(replace(picture, jobs=(*picture.jobs, broken))) == [Enter("failed", sentence)]
         again = replace(broken, retryable=True)
         assert following(replace(picture, jobs=(*picture.jobs, again))) == [Pause("failure", sentence)]
+
+
+class TestPlacesBeforeTraining:
+    def _preparing(self, *states: Any, away: tuple[int, ...] = (), **keys: Any) -> Picture:
+        jobs = tuple(Job("prepare", f"client:id{n}", s, n, since=10.0) for n, s in enumerate(states))
+        return Picture("run", "preparing", keys.pop("terms", terms()), 10.0, members=members(*away), jobs=jobs, **keys)
+
+    def test_who_is_away_is_replaced_by_the_first_that_fits(self) -> None:
+        for state in ("leased", "done"):
+            picture = self._preparing("done", state, "leased", away=(1,), candidates=("x", "y"))
+            assert following(picture) == [Seat(1, "x", "client-1 is away")]
+
+    def test_without_anybody_else_the_run_is_queued_again(self) -> None:
+        picture = self._preparing("done", "leased", "leased", away=(1, 2), require={"country": "nl"})
+        sentence = (
+            "client-1, client-2 went away before training began, and nobody who fits is free: the run begins when 3 "
+            "clients with country=nl are there"
+        )
+        assert following(picture) == [Requeue(sentence)]
+        one = replace(picture, candidates=("x",))
+        assert following(one) == [Seat(1, "x", "client-1 is away")]
+
+    def test_who_is_late_is_replaced_where_there_is_somebody(self) -> None:
+        picture = self._preparing("done", "leased", "done", terms=terms(deadline=30.0), candidates=("x",))
+        assert following(picture) == []
+        assert due(picture) == 40.0
+        late = replace(picture, now=40.0)
+        assert following(late) == [Seat(1, "x", "client-1 did not prepare before the deadline")]
+        assert following(replace(late, candidates=())) == []
+        assert due(late) is None
+
+    def test_once_all_have_prepared_places_are_kept(self) -> None:
+        picture = self._preparing("done", "done", "done", away=(1,), candidates=("x",), known=True)
+        assert kinds(following(picture)) == ["setup@split", "setup@fed"]
+
+    def test_only_who_has_a_place_anew_prepares(self) -> None:
+        picture = self._preparing("done", "done", "done")
+        found = following(replace(picture, jobs=(picture.jobs[0], picture.jobs[2])))
+        assert kinds(found) == ["prepare@client:id1"]
 
 
 class TestWhoTrainsWhen:
