@@ -189,7 +189,9 @@ def test_submit_and_steer(run: Call, here: Path) -> None:
     _fails(run("resume", id), 10, "cancelled")
     _fails(run("watch", id), 10, f"the run {id} is cancelled")
     _fails(run("watch", "nowhere"), 10, "nowhere")
-    _fails(run("submit", "algorithm=centralized"), 10, "needs all data in one place")
+    _fails(run("submit", "algorithm=centralized"), 2, "needs all data in one place")
+    _fails(run("submit", "aggregator=fedsum"), 2, "aggregator must be one of fedavg")
+    _fails(run("submit", "optimizer.lr=-1"), 2, "optimizer Adam refuses its arguments")
     _fails(run("submit", "roundz=3"), 2, "no key 'roundz'")
     _fails(run("submit", "a.yaml", "b.yaml"), 2, "expected one experiment file")
 

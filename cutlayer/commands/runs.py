@@ -38,14 +38,22 @@ def submit(
     """Train an experiment on the connected clients that satisfy it; prints the run's id."""
     from cutlayer.commands.collecting import check_new
     from cutlayer.commands.connecting import connect
+    from cutlayer.errors import ConfigError
+    from cutlayer.services.errors import Unprocessable
 
     experiment = load(arguments or [])
+    check(experiment)
     following = watch or wait
     out = out or (Path(experiment.out) if experiment.out else None)
     if out is not None:
         check_new(out)
     place = connect(server, token, token_file, ca, insecure, folder)
-    run = place.backend().submit(experiment.model_copy(update={"out": None}).as_dict(), name or experiment.name)
+    try:
+        run = place.backend().submit(experiment.model_copy(update={"out": None}).as_dict(), name or experiment.name)
+    except Unprocessable as error:
+        if error.code == "bad_experiment":
+            raise ConfigError(str(error)) from None
+        raise
     if not following:
         options.show_json({"id": run}) if as_json else typer.echo(run)
         return
@@ -130,6 +138,21 @@ def load(arguments: list[str]) -> Experiment:
     if len(files) > 1:
         raise ConfigError(f"expected one experiment file and key=value pairs, got the files {', '.join(files)}")
     return config.load(files[0] if files else None, [a for a in arguments if "=" in a])
+
+
+def check(experiment: Experiment) -> None:
+    """Raise ConfigError for what no service could train; code of the user's own is left to where it is allowed."""
+    from cutlayer import choices, codecs, optimizers
+    from cutlayer.config import ROLES
+    from cutlayer.roles.aggregators import aggregator
+
+    choices.check(experiment)
+    for role in ROLES:
+        optimizers.check(getattr(experiment.optimizer, role), experiment.rounds)
+    aggregator(experiment.aggregator)
+    for spec in choices.codecs(experiment.codec).values():
+        if spec["name"] in codecs.CODECS:
+            codecs.build(spec)
 
 
 def show(run: RunView, out: Path | None, as_json: bool) -> None:

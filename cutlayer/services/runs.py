@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from cutlayer import recipes
+from cutlayer import choices, recipes
 from cutlayer.config import Experiment, parse
 from cutlayer.engines.prepare import Outline, blueprint
 from cutlayer.errors import ConfigError
@@ -114,12 +114,7 @@ def _refuse_what_services_cannot(codec: Any, recipe: recipes.Recipe) -> None:
     """A codec that remembers, at a server that must not: its memory would be a replica's own."""
     from cutlayer.codecs import parse as channel
 
-    if recipe.asynchronous or (recipe.server == "shared" and recipe.step == "batch" and not recipe.grouped):
-        return
     chains = channel(codec).chains
-    for kind in ("cut_gradients", *(("activations",) if recipe.labels == "client" else ())):
+    for kind in choices.without_memory(recipe):
         if any(getattr(transform, "feedback", False) for transform in chains[kind]):
-            raise ConfigError(
-                f"codec for {kind} keeps an error to feed back, which a replica of algorithm {recipe.name} cannot; "
-                "give it feedback: false"
-            )
+            raise ConfigError(choices.FEEDBACK.format(kind=kind, algorithm=recipe.name))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from cutlayer import config, recipes
+from cutlayer import choices, config, recipes
 from cutlayer.config import Experiment
 from cutlayer.errors import CutlayerError
 from cutlayer.services.backend.picture import Terms
@@ -25,6 +25,9 @@ def accepted(tree: Mapping[str, Any]) -> Experiment:
     try:
         found = config.parse(tree)
         recipe = recipes.get(found.algorithm) if ":" not in found.algorithm["name"] else None
+        choices.check(found)
+        if recipe is not None:
+            choices.check_for_services(found, recipe)
     except CutlayerError as error:
         raise Unprocessable(str(error), code="bad_experiment") from error
     except Exception as error:
