@@ -118,6 +118,10 @@ def without_memory(recipe: Recipe) -> tuple[str, ...]:
 
 def check_for_services(experiment: Experiment, recipe: Recipe) -> None:
     """Raise ConfigError for what `cutlayer run` can train, and services cannot."""
+    if recipe.asynchronous and experiment.clients.join:
+        raise ConfigError(
+            f"clients.join: in algorithm {recipe.name} all clients take part from the beginning; leave it out"
+        )
     for kind in without_memory(recipe):
         spec = codecs(experiment.codec).get(kind, {})
         if spec.get("name") in CODECS and spec.get("feedback"):

@@ -52,7 +52,8 @@ class Clients(_Keys):
     ``pace`` is how fast clients are where the order of arrival is simulated: each one's seconds a sample, or the spread
     σ of a log-normal distribution.  The others are for services: with how many a run may begin (``count`` if None),
     after how many seconds a round goes on without those that are late (never if None), which share of a round's clients
-    must finish it, and the labels that a client must have.
+    must finish it, the labels that a client must have, and whether clients that come later may ``join`` a run that has
+    begun with fewer than ``count``.
     """
 
     count: int = Field(5, ge=1)
@@ -63,6 +64,7 @@ class Clients(_Keys):
     deadline: float | None = Field(None, gt=0, allow_inf_nan=False)
     quorum: float = Field(1.0, gt=0, le=1)
     require: dict[str, str] = {}
+    join: bool = False
 
     @model_validator(mode="after")
     def _minimum_of_count(self) -> Clients:

@@ -71,7 +71,8 @@ def sentence(event: EventView) -> str | None:
             said = words.get(str(data.get("state")), "")
             return f"{said}: {reason}" if said and reason else said or None
         case "client.seated":
-            return f"client {data.get('number')} is {data.get('name')} from now on"
+            since = f"joins after round {event.round}" if event.round else "takes part"
+            return f"{data.get('name')} {since} as client {data.get('number')}"
         case "client.dropped" if not event.round:
             return f"client {data.get('number')} is left out: {reason}"
         case "client.dropped":

@@ -256,6 +256,31 @@ def test_what_a_dropped_client_sends_later_is_refused(clinic: Clinic) -> None:
     assert clinic.ended(run).state == "done"
 
 
+# --- clients that come later -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recipe", ["file_sync", "vanilla", "psl", "splitfed_v1"])
+def test_a_client_that_comes_later_joins(recipe: str, clinic: Clinic, tmp_path: Path) -> None:
+    """Where the others' batches are summed, handed on, joined, or averaged: it is part of the next round."""
+    label = f"join{recipe[0]}"
+    clinic.come(f"{label}-0", f"{label}-1")
+    run, _ = clinic.submit(algorithm=recipe, clients=of(label, 3, minimum=2, join=True), rounds=20)
+    clinic.until(lambda: clinic.backend.run(run).round >= 1)
+    clinic.people[f"{label}-1"].suspend()  # so that the run is still there
+    clinic.come(f"{label}-2")
+    clinic.until(lambda: len([m for m in clinic.backend.run(run).members if m.samples]) == 3)
+    began = clinic.backend.run(run).round
+    clinic.people[f"{label}-1"].resume()
+    view = clinic.ended(run)
+    assert view.state == "done", f"{view.reason}\n{clinic.said()}"
+    lines = clinic.backend.metrics(run)
+    assert [line["clients"] for line in lines] == [2] * began + [3] * (20 - began)
+    assert sum(m.samples or 0 for m in view.members) == lines[-1]["samples"]
+    (seated,) = [e for e in _events(clinic, run) if e.kind == "client.seated"]
+    assert (seated.round, seated.data["name"]) == (began, f"{label}-2")
+    assert all(bool(t.isfinite().all()) for t in clinic.model(run, tmp_path).values())
+
+
 # --- data of one's own -----------------------------------------------------------------------------------------------
 
 

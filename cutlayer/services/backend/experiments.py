@@ -72,6 +72,7 @@ def _terms(text: str) -> tuple[Terms, dict[str, str]]:
             deadline=clients.deadline,
             quorum=clients.quorum,
             evaluate_every=found.evaluate.every,
+            join=clients.join,
         ),
         clients.require,
     )

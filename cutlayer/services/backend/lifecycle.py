@@ -62,6 +62,9 @@ def following(p: Picture) -> list[Step]:
     if p.state == "finishing":
         return _finishing(p)
     assert p.round is not None
+    joining = seats.joining(p)
+    if joining:
+        return joining
     return {
         "selected": _selected,
         "training": _training,
@@ -84,7 +87,8 @@ def due(p: Picture) -> float | None:
 def _stopped(p: Picture) -> list[Step]:
     """A task that nobody can do in place of its owner has failed: the run fails, or waits for an operator."""
     for job in p.jobs:
-        if job.state == "failed" and job.kind not in ("train", "evaluate"):
+        of_one_client = ("train", "evaluate") if p.state == "preparing" else ("train", "evaluate", "prepare")
+        if job.state == "failed" and job.kind not in of_one_client:
             who = p.member(job.number).name if job.kind == "prepare" else f"the {job.target} server"
             sentence = f"{job.kind} failed at {who}: {job.error}"
             return [Pause("failure", sentence)] if job.retryable else [Enter("failed", sentence)]
@@ -99,20 +103,16 @@ def _queued(p: Picture) -> list[Step]:
 
 def _preparing(p: Picture) -> list[Step]:
     prepare = {job.number: job for job in p.of("prepare")}
-    m = len(p.members)
     missing = [member for member in p.members if member.number not in prepare]
     if missing:
-        return [
-            Create("prepare", _client(m_), {"run": p.run, "client": m_.number, "clients": m}, m_.number)
-            for m_ in missing
-        ]
+        return [seats.preparation(p, member.number, member.client) for member in missing]
     if any(job.state != "done" for job in prepare.values()):
         return []
     if not p.known:
         return _compared(p, prepare)
     setup = p.of("setup")
     if not setup:
-        payload = {"run": p.run, "clients": m, "samples": [member.samples for member in p.members]}
+        payload = {"run": p.run, "clients": p.seats, "samples": [member.samples for member in p.members]}
         servers = ["fed"] if p.terms.recipe.server == "none" else ["split", "fed"]
         return [Create("setup", server, payload) for server in servers]
     if any(job.state != "done" for job in setup):
@@ -140,10 +140,10 @@ def _compared(p: Picture, prepare: Mapping[int, Job]) -> list[Step]:
 
 
 def _opened(p: Picture, number: int) -> Open:
-    t = p.terms
+    t, ready = p.terms, [member.number for member in p.ready]
     if t.recipe.asynchronous:
-        return Open(number, tuple(m.number for m in p.members))
-    return Open(number, plan(t.recipe, t.seed, number, len(p.members), t.fraction).clients)
+        return Open(number, tuple(ready))
+    return Open(number, tuple(ready[i] for i in plan(t.recipe, t.seed, number, len(ready), t.fraction).clients))
 
 
 def _selected(p: Picture) -> list[Step]:
@@ -270,7 +270,7 @@ def _closing(p: Picture) -> list[Step]:
         Move("evaluating", _deadline(p)),
         *(
             Create("evaluate", _client(member), {**about, "client": member.number}, member.number)
-            for member in p.members
+            for member in p.ready
             if member.here
         ),
         Create("score", p.terms.scorer, about),

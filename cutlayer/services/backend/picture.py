@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from cutlayer.recipes import Recipe
@@ -25,6 +26,7 @@ class Terms:
     deadline: float | None = None
     quorum: float = 1.0
     evaluate_every: int = 1
+    join: bool = False
 
     @property
     def turnwise(self) -> bool:
@@ -93,7 +95,7 @@ class Round:
 class Picture:
     """A run as its rows say.
 
-    ``candidates``: until training begins, the ids of connected clients that fit and do not take part, by name;
+    ``candidates``: where a client may come to take part, the ids of those that are connected, fit and do not, by name;
     ``require`` are the labels that they need.
     """
 
@@ -107,8 +109,8 @@ class Picture:
     jobs: tuple[Job, ...] = ()
     candidates: tuple[str, ...] = ()
     require: Mapping[str, str] = field(default_factory=dict)
-    known: bool = False
-    """The clients' data have been compared."""
+    example: Mapping[str, Any] | None = None
+    """What the clients' data look like, once they have been compared."""
     holder: int | None = None
     """Who has the parts of a relay since the round before."""
     passed: int = 0
@@ -121,9 +123,28 @@ class Picture:
         """The tasks of one kind."""
         return [job for job in self.jobs if job.kind == kind]
 
+    @property
+    def known(self) -> bool:
+        """Whether the clients' data have been compared."""
+        return self.example is not None
+
+    @property
+    def seats(self) -> int:
+        """How many numbers there are: as many as clients, or as many as there may be at most."""
+        return self.terms.count if self.terms.join else len(self.members)
+
+    @property
+    def ready(self) -> list[Member]:
+        """The clients that have prepared, and so can be part of a round."""
+        return [member for member in self.members if member.samples is not None]
+
     def member(self, number: int) -> Member:
         """The client with that number."""
-        return self.members[number]
+        return self._by_number[number]
+
+    @cached_property
+    def _by_number(self) -> dict[int, Member]:
+        return {member.number: member for member in self.members}
 
 
 # --- steps --------------------------------------------------------------------------------------------------------
@@ -146,10 +167,27 @@ class Choose:
 
 @dataclass(frozen=True)
 class Seat:
-    """This client takes part under the number of another, who did not come to prepare; ``reason`` says why."""
+    """This client takes part under a number that is free, or that of another; ``reason`` says why that one does not."""
 
     number: int
     client: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Welcome:
+    """A client that came while the run goes on has prepared: it may be part of the next round."""
+
+    number: int
+    samples: int
+    test_samples: int
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """A client that came while the run goes on cannot take part: its number is free again."""
+
+    number: int
     reason: str
 
 
@@ -241,4 +279,21 @@ class Finish:
     summary: Mapping[str, Any]
 
 
-Step = Enter | Choose | Seat | Requeue | Learn | Create | Cancel | Drop | Open | Move | Close | Pause | Resume | Finish
+Step = (
+    Enter
+    | Choose
+    | Seat
+    | Welcome
+    | Refuse
+    | Requeue
+    | Learn
+    | Create
+    | Cancel
+    | Drop
+    | Open
+    | Move
+    | Close
+    | Pause
+    | Resume
+    | Finish
+)

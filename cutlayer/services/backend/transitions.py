@@ -21,8 +21,8 @@ from cutlayer.services.backend.tables import ClientRow, MemberRow, RoundRow, Run
 from cutlayer.services.protocol import ENDED
 
 OPEN_TASKS = ("waiting", "leased")
-CHOOSING = ("queued", "preparing")
-"""States of a run in which a client may come to take part."""
+MEMBERS = (steps.Choose, steps.Seat, steps.Welcome, steps.Refuse, steps.Requeue, steps.Learn)
+"""Steps that change who takes part."""
 
 
 async def locked(database: Database, unit: Unit, run: Any) -> RunRow | None:
@@ -45,7 +45,7 @@ async def advance(unit: Unit, run: RunRow) -> None:
         for step in following:
             await _make(unit, run, step)
         await unit.session.flush()
-        if any(isinstance(step, steps.Choose | steps.Seat | steps.Requeue | steps.Learn) for step in following):
+        if any(isinstance(step, MEMBERS) for step in following):
             members = await _members(unit.session, run.id)
 
 
@@ -68,9 +68,9 @@ async def _look(unit: Unit, run: RunRow, members: tuple[Member, ...]) -> Picture
         members=members,
         round=None if round_ is None else _round(round_),
         jobs=tuple(_job(task) for task in tasks),
-        candidates=await _candidates(unit, run, require, members),
+        candidates=await _candidates(unit, run, terms.join, require, members),
         require=require,
-        known=run.example is not None,
+        example=run.example,
         holder=run.holder,
         passed=passed,
         passes=passes,
@@ -82,7 +82,10 @@ async def _tasks(session: AsyncSession, run: RunRow, terms: Terms) -> Sequence[T
     """Return the tasks of the round; asynchronous: with the passes that are open, or ended in it."""
     found = select(TaskRow).where(TaskRow.run == run.id).execution_options(populate_existing=True)
     if not terms.recipe.asynchronous or not run.round:
-        return (await session.execute(found.where(TaskRow.round == run.round).order_by(TaskRow.number))).scalars().all()
+        wanted = TaskRow.round == run.round
+        if terms.join:
+            wanted |= TaskRow.kind == "prepare"
+        return (await session.execute(found.where(wanted).order_by(TaskRow.number))).scalars().all()
     of_round = found.where(TaskRow.round == run.round, TaskRow.kind != "train").order_by(TaskRow.number)
     open_ = found.where(TaskRow.kind == "train", TaskRow.state.in_((*OPEN_TASKS, "failed"))).order_by(TaskRow.number)
     working = max(1, round(terms.fraction * (run.clients or 1)))
@@ -125,9 +128,10 @@ def pause(unit: Unit, run: RunRow, cause: str, reason: str) -> None:
 async def resume(unit: Unit, run: RunRow) -> None:
     """Let a run go on; what failed may try again, and a round has its whole time again."""
     run.cause = run.reason = None
+    for_good = ("evaluate",) if run.state == "preparing" else ("evaluate", "prepare")
     again = (
         update(TaskRow)
-        .where(TaskRow.run == run.id, TaskRow.state == "failed", TaskRow.kind != "evaluate")
+        .where(TaskRow.run == run.id, TaskRow.state == "failed", TaskRow.kind.not_in(for_good))
         .values(state="waiting", failures=0, losses=0, not_before=0.0, error=None, lease_owner=None, updated=unit.now)
         .execution_options(synchronize_session=False)
     )
@@ -144,7 +148,8 @@ async def resume(unit: Unit, run: RunRow) -> None:
 def runs_of(client: str) -> Any:
     """The condition that a run may wait for this client: it takes part, or the run is still looking for clients."""
     mine = select(MemberRow.run).where(MemberRow.client == client)
-    return RunRow.state.not_in(ENDED) & (RunRow.state.in_(CHOOSING) | RunRow.id.in_(mine))
+    open_ = RunRow.state.in_(("queued", "preparing")) | RunRow.experiment["clients"]["join"].as_boolean()
+    return RunRow.state.not_in(ENDED) & (open_ | RunRow.id.in_(mine))
 
 
 # --- rows ---------------------------------------------------------------------------------------------------------
@@ -161,8 +166,10 @@ async def _members(session: AsyncSession, run: str) -> tuple[Member, ...]:
     return tuple(Member(row.number, row.client, name, here, row.samples) for row, name, here in rows)
 
 
-async def _candidates(unit: Unit, run: RunRow, require: dict[str, str], members: Sequence[Member]) -> tuple[str, ...]:
-    if run.state not in CHOOSING:
+async def _candidates(
+    unit: Unit, run: RunRow, join: bool, require: dict[str, str], members: Sequence[Member]
+) -> tuple[str, ...]:
+    if run.state not in ("queued", "preparing", *(("running",) if join else ())):
         return ()
     here = (ClientRow.connected, ClientRow.last_seen > unit.seen_since, ClientRow.revoked.is_(None))
     taken = [member.client for member in members]
@@ -199,15 +206,20 @@ async def _make(unit: Unit, run: RunRow, step: Step) -> None:
         case steps.Enter(state, reason):
             _enter(unit, run, state) if reason is None else await stop(unit, run, state, reason)
         case steps.Choose(clients):
-            run.clients = len(clients)
+            terms, _ = experiments.terms(run.experiment)
+            run.clients = terms.count if terms.join else len(clients)
             unit.session.add_all(MemberRow(run=run.id, number=n, client=client) for n, client in enumerate(clients))
         case steps.Seat(number, client, reason):
             await _seat(unit, run, number, client, reason)
+        case steps.Welcome(number, samples, test_samples):
+            await _welcome(unit, run, number, samples, test_samples)
+        case steps.Refuse(number, reason):
+            await _refuse(unit, run, number, reason)
         case steps.Requeue(reason):
             await _requeue(unit, run, reason)
-        case steps.Learn(example, samples):
+        case steps.Learn(example, found):
             run.example = dict(example)
-            for number, (train, test) in enumerate(samples):
+            for number, (train, test) in enumerate(found):
                 row = await unit.session.get_one(MemberRow, (run.id, number))
                 row.samples, row.test_samples = train, test
         case steps.Create():
@@ -244,15 +256,43 @@ def _say_state(unit: Unit, run: RunRow) -> None:
     unit.tell("run.state", data, run=run.id, round=run.round)
 
 
-async def _seat(unit: Unit, run: RunRow, number: int, client: str, reason: str) -> None:
-    row = await unit.session.get_one(MemberRow, (run.id, number))
-    await _vacate(unit, run, MemberRow.number == number)
-    data = {"kind": "prepare", "number": number, "reason": reason}
-    unit.tell("client.dropped", data, run=run.id, round=run.round, client=row.client)
-    row.client = client
-    name = (await unit.session.get_one(ClientRow, client)).name
-    unit.tell("client.seated", {"number": number, "name": name}, run=run.id, round=run.round, client=client)
+async def _seat(unit: Unit, run: RunRow, number: int, client: str, reason: str | None) -> None:
+    row = await unit.session.get(MemberRow, (run.id, number))
+    if row is None:
+        unit.session.add(MemberRow(run=run.id, number=number, client=client))
+    else:
+        await _vacate(unit, run, MemberRow.number == number)
+        _left_out(unit, run, row, reason)
+        row.client = client
     await unit.session.flush()
+    if run.state == "preparing":
+        await _seated(unit, run, number, client)
+
+
+async def _welcome(unit: Unit, run: RunRow, number: int, samples: int, test_samples: int) -> None:
+    row = await unit.session.get_one(MemberRow, (run.id, number))
+    row.samples, row.test_samples = samples, test_samples
+    await _seated(unit, run, number, row.client, samples=samples)
+
+
+async def _refuse(unit: Unit, run: RunRow, number: int, reason: str) -> None:
+    row = await unit.session.get_one(MemberRow, (run.id, number))
+    task = (TaskRow.run == run.id, TaskRow.kind == "prepare", TaskRow.target == f"client:{row.client}")
+    values = {"state": "failed", "error": reason, "updated": unit.now}  # so that it is not chosen again
+    await unit.session.execute(update(TaskRow).where(*task).values(values).execution_options(synchronize_session=False))
+    _left_out(unit, run, row, reason)
+    await unit.session.delete(row)
+
+
+def _left_out(unit: Unit, run: RunRow, row: MemberRow, reason: str | None) -> None:
+    data = {"kind": "prepare", "number": row.number, "reason": reason}
+    unit.tell("client.dropped", data, run=run.id, round=run.round, client=row.client)
+
+
+async def _seated(unit: Unit, run: RunRow, number: int, client: str, **more: Any) -> None:
+    name = (await unit.session.get_one(ClientRow, client)).name
+    data = {"number": number, "name": name, **more}
+    unit.tell("client.seated", data, run=run.id, round=run.round, client=client)
 
 
 async def _requeue(unit: Unit, run: RunRow, reason: str) -> None:
@@ -308,7 +348,7 @@ async def _drop(unit: Unit, run: RunRow, kind: str, number: int, reason: str) ->
 
 
 async def _open(unit: Unit, run: RunRow, number: int, order: Sequence[int]) -> None:
-    members = await _members(unit.session, run.id)
+    members = {member.number: member for member in await _members(unit.session, run.id)}
     plan = [{"client": n, "samples": members[n].samples} for n in order]
     unit.session.add(RoundRow(run=run.id, number=number, state="selected", plan=plan, started=unit.now))
     run.round = number

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.services.backend.stage import Player, Stage, cast, enrolled, given, play, submitted, training
+from tests.services.backend.stage import RESULTS, Player, Stage, cast, enrolled, given, play, submitted, training
 
 Database = Callable[[], str]
 
@@ -257,5 +257,47 @@ class TestImperfectClients:
                 assert [m["name"] for m in (await stage.run(run))["members"]] == ["b", "c"]
                 found = await actors.play(run, without=(0,))
                 assert (found["state"], found["clients"]) == ("done", 2)
+
+        play(scene())
+
+    def test_who_comes_later_joins_from_the_next_round_on(self, database: Database, tmp_path: Path) -> None:
+        async def scene() -> None:
+            async with Stage(database(), tmp_path) as stage:
+                actors = await cast(stage, 2)
+                clients = {"count": 3, "minimum": 2, "join": True}
+                run = await submitted(stage, "splitfed_v1", clients=clients, rounds=3)
+                await training(stage, actors, run)
+                assert (await stage.run(run))["clients"] == 3
+                odd, c, d = [await enrolled(stage, name) for name in ("odd", "pat", "quinn")]
+                await stage.tick()
+                task = await given(odd)
+                assert (task["kind"], task["payload"]) == ("prepare", {"run": run, "client": 2, "clients": 3})
+                await odd.report(task, {**RESULTS["prepare"](task), "classes": 7})
+                actors.clients += [odd, c, d]
+                assert (await actors.play(run))["state"] == "done"
+                rounds = await stage.call("GET", f"/runs/{run}/rounds")
+                assert [r["finished"] for r in rounds] == [[0, 1], [0, 1, 2], [0, 1, 2]]
+                assert [m["name"] for m in (await stage.run(run))["members"]] == ["a", "b", "pat"]
+                events = await stage.events(run)
+                (refused,) = [e for e in events if e["kind"] == "client.dropped"]
+                assert refused["client"] == odd.id
+                assert refused["data"]["reason"] == "odd has other classes than the clients of this run"
+                (seated,) = [e for e in events if e["kind"] == "client.seated"]
+                assert (seated["round"], seated["client"]) == (1, c.id)
+                assert seated["data"] == {"number": 2, "name": "pat", "samples": 50}
+                assert not d.done, "there is no number left"
+
+        play(scene())
+
+    def test_without_join_nobody_comes_later(self, database: Database, tmp_path: Path) -> None:
+        async def scene() -> None:
+            async with Stage(database(), tmp_path) as stage:
+                actors = await cast(stage, 2)
+                run = await submitted(stage, "fedavg", clients={"count": 3, "minimum": 2}, rounds=2)
+                await training(stage, actors, run)
+                late = await enrolled(stage, "late")
+                await stage.tick()
+                assert await late.ask() is None
+                assert (await actors.play(run))["clients"] == 2
 
         play(scene())

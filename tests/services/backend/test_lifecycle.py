@@ -23,15 +23,18 @@ from cutlayer.services.backend.picture import (
     Open,
     Pause,
     Picture,
+    Refuse,
     Requeue,
     Resume,
     Round,
     Seat,
     Terms,
+    Welcome,
 )
 
 DONE = {"samples": 10, "loss_sum": 5.0}
 SAID = {"samples": 7, "test_samples": 2, "classes": 10, "inputs": [{"shape": [64], "dtype": "float32"}]}
+EXAMPLE = {"classes": 10, "class_names": None, "inputs": [{"shape": [64], "dtype": "float32"}]}
 SCORE = {"count": 10, "correct": 9, "loss": 1.0}
 
 
@@ -55,7 +58,7 @@ def train(*states: Any, first: int = 0, **keys: Any) -> tuple[Job, ...]:
 
 
 def running(algorithm: str = "splitfed_v1", *, round: Round | None = None, **keys: Any) -> Picture:
-    here = {"members": members(), "known": True, "now": 100.0, "terms": terms(algorithm), **keys}
+    here = {"members": members(), "example": EXAMPLE, "now": 100.0, "terms": terms(algorithm), **keys}
     return Picture("run", "running", round=round or round_(), **here)
 
 
@@ -105,7 +108,7 @@ class TestBeforeTheFirstRound:
 
     @pytest.mark.parametrize(("algorithm", "servers"), [("vanilla", ["split", "fed"]), ("fedavg", ["fed"])])
     def test_servers_set_up_next(self, algorithm: str, servers: list[str]) -> None:
-        picture = replace(self._prepared(SAID, SAID, SAID), known=True, terms=terms(algorithm))
+        picture = replace(self._prepared(SAID, SAID, SAID), example=EXAMPLE, terms=terms(algorithm))
         assert kinds(following(picture)) == [f"setup@{server}" for server in servers]
         jobs = tuple(Job("setup", server, "done") for server in servers)
         assert following(replace(picture, jobs=picture.jobs + jobs))[0] == Enter("running")
@@ -149,13 +152,66 @@ class TestPlacesBeforeTraining:
         assert due(late) is None
 
     def test_once_all_have_prepared_places_are_kept(self) -> None:
-        picture = self._preparing("done", "done", "done", away=(1,), candidates=("x",), known=True)
+        picture = self._preparing("done", "done", "done", away=(1,), candidates=("x",), example=EXAMPLE)
         assert kinds(following(picture)) == ["setup@split", "setup@fed"]
 
     def test_only_who_has_a_place_anew_prepares(self) -> None:
         picture = self._preparing("done", "done", "done")
         found = following(replace(picture, jobs=(picture.jobs[0], picture.jobs[2])))
         assert kinds(found) == ["prepare@client:id1"]
+
+
+class TestJoining:
+    def _running(self, *new: Any, **keys: Any) -> Picture:
+        """Two clients train; ``new`` are those that came later: (number, state of what they prepare, its result)."""
+        later = tuple(Member(n, f"id{n}", f"client-{n}") for n, _, _ in new)
+        jobs = tuple(Job("prepare", f"client:id{n}", state, n, result) for n, state, result in new if state)
+        here = {
+            "terms": terms(**{"join": True, "minimum": 2, "count": 4, **keys.pop("of", {})}),
+            "round": round_(order=(0, 1)),
+        }
+        return running(**{**here, "members": members(m=2) + later, "jobs": train("leased", "leased") + jobs, **keys})
+
+    def test_free_numbers_are_given_to_who_comes(self) -> None:
+        assert following(self._running(candidates=("x", "y", "z"))) == [Seat(2, "x"), Seat(3, "y")]
+        found = following(self._running((2, None, {}), candidates=("y",)))
+        assert found == [Create("prepare", "client:id2", {"run": "run", "client": 2, "clients": 4}, 2, 0)]
+        assert following(self._running((3, "leased", {}), candidates=("y",))) == [Seat(2, "y")]
+
+    def test_without_join_and_in_the_last_round_nobody_comes(self) -> None:
+        assert following(self._running(candidates=("x",), of={"join": False})) == []
+        assert following(self._running(candidates=("x",), round=round_(order=(0, 1), number=2))) == []
+
+    def test_who_has_prepared_is_part_of_the_next_round(self) -> None:
+        assert following(self._running((2, "done", SAID))) == [Welcome(2, 7, 2)]
+        done = self._running(round=round_("done", order=(0, 1)), jobs=())
+        assert following(done) == [Open(2, (0, 1))]
+        unready = replace(done, members=(*done.members, Member(2, "id2", "client-2")))
+        waiting = (Job("prepare", "client:id2", "waiting", 2),)
+        assert following(replace(unready, jobs=waiting)) == [Open(2, (0, 1))]
+        ready = replace(done, members=(*done.members, Member(3, "id3", "client-3", samples=5)))
+        assert following(ready) == [Open(2, (0, 1, 3))]
+
+    def test_who_does_not_fit_is_refused_and_not_asked_again(self) -> None:
+        found = following(self._running((2, "done", {**SAID, "classes": 3})))
+        assert found == [Refuse(2, "client-2 has other classes than the clients of this run")]
+        failed = self._running((2, "failed", {}))
+        assert following(failed) == [Refuse(2, "client-2 cannot prepare: None")]
+        gone = replace(failed, members=members(m=2), candidates=("id2", "x"))
+        assert following(gone) == [Seat(2, "x")]
+
+    def test_only_who_has_not_prepared_loses_its_number(self) -> None:
+        picture = self._running((2, "leased", {}), candidates=("x",), of={"count": 3})
+        assert following(picture) == []
+        away = replace(picture, members=(*members(0, m=2), Member(2, "id2", "client-2", here=False)))
+        assert following(away) == [Seat(2, "x", "client-2 is away")]
+
+    def test_only_who_has_prepared_is_evaluated(self) -> None:
+        jobs = (*train("done", "done"), Job("finish", "split", "done"), Job("aggregate", "fed", "done"))
+        closing = self._running(round=round_("closing", order=(0, 1)), jobs=jobs)
+        new = Job("prepare", "client:id2", "leased", 2)
+        found = following(replace(closing, members=(*closing.members, Member(2, "id2", "client-2")), jobs=(*jobs, new)))
+        assert kinds(found) == ["evaluate@client:id0", "evaluate@client:id1", "score@split"]
 
 
 class TestWhoTrainsWhen:

@@ -245,6 +245,7 @@ class TestRuns:
                 {"algorithm": "file_sync", "codec": {"name": "topk", "feedback": True}},
                 "codec for cut_gradients keeps an error to feed back, which a replica of algorithm file_sync cannot",
             ),
+            ({"algorithm": "splitfed_async", "clients": {"join": True}}, "all clients take part from the beginning"),
             ({"seeds": 3}, "submit one run per seed"),
             ({"clients": 10**6}, "at most 10000"),
             ({"clients": {"count": 2, "minimum": 3}}, "minimum must be at most count"),
