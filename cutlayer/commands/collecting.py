@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from pathlib import Path
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from cutlayer.services.protocol import ArtifactView, RunView
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
-OWN = ("config.yaml", "metrics.jsonl", "summary.json", "evaluation.json")
 
 
 def check_new(out: Path) -> None:
@@ -27,26 +25,20 @@ def check_new(out: Path) -> None:
 
 
 def collect(backend: Backend, run: RunView, out: Path) -> None:
-    """Write ``run`` into the new folder ``out``: configuration, metrics, summary, artifacts, and its report.
+    """Write ``run`` into the new folder ``out``: its artifacts, which are the files of a run folder, and its report.
 
     Raises RunFolderError where it cannot be written.  An artifact whose name is no plain file name is left out.
     """
     import yaml
 
     check_new(out)
-    experiment = {**run.experiment, "name": run.id, "out": str(out)}
-    metrics = backend.metrics(run.id)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _write(out / "config.yaml", yaml.safe_dump(experiment, sort_keys=False))
-        _write(out / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in metrics))
         for artifact in backend.artifacts(run.id):
-            if _NAME.fullmatch(artifact.name) and artifact.name not in OWN:
+            if _NAME.fullmatch(artifact.name):
                 _fetch(backend, run.id, artifact, out / artifact.name)
-        if run.evaluation is not None:
-            _write(out / "evaluation.json", json.dumps(run.evaluation) + "\n")
-        if run.summary is not None:
-            _write(out / "summary.json", json.dumps(run.summary, indent=1) + "\n")
+        experiment = {**run.experiment, "name": run.id, "out": str(out)}
+        _write(out / "config.yaml", yaml.safe_dump(experiment, sort_keys=False))
     except OSError as error:
         raise RunFolderError(
             f"{out} cannot be written ({error.strerror or error}); choose another: cutlayer watch {run.id} --out ..."

@@ -443,6 +443,10 @@ class PrepareResult(Request):
     classes: Count
     class_names: Annotated[tuple[Text, ...], Field(max_length=100_000)] | None = None
     inputs: Annotated[tuple[InputSpec, ...], Field(min_length=1, max_length=64)]
+    own: Flag = False
+    """The client's operator gave the data; else it is a share of what the experiment names."""
+    counts: Annotated[tuple[Count, ...], Field(max_length=100_000)] | None = None
+    """Training samples of each class; not told where labels are to stay at the client."""
 
 
 class TrainResult(Request):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from cutlayer.api import run_experiment
+from cutlayer.commands.collecting import collect
 from system.deployed import Deployed, deployed, in_process
 
 RECIPES: list[Any] = [
@@ -50,6 +53,22 @@ def test_codecs_on_services_lose_what_they_lose_in_one_process(codec: Any, servi
     found = services.model(view.id, tmp_path)
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
     assert [m["bytes_up"] for m in services.backend.metrics(view.id)] == [m["bytes_up"] for m in metrics]
+
+
+def test_the_run_folder_holds_what_that_of_one_process_holds(services: Deployed, tmp_path: Path) -> None:
+    view, experiment = services.train(algorithm="ushaped", rounds=1)
+    run_experiment(experiment.model_copy(update={"out": str(tmp_path / "one")}))
+    collect(services.backend, view, tmp_path / "many")
+    assert files(tmp_path / "many") == files(tmp_path / "one") - {"checkpoints", ".lock"}
+    one, many = (json.loads((tmp_path / name / "partition.json").read_text()) for name in ("one", "many"))
+    assert (many["scheme"], many["classes"]) == (one["scheme"], one["classes"])
+    for here, there in zip(one["clients"], many["clients"], strict=True):
+        assert {key: there[key] for key in here} == here
+        assert there["samples"] == sum(here["counts"])
+
+
+def files(folder: Path) -> set[str]:
+    return {file.name for file in folder.iterdir()}
 
 
 def test_an_ended_run_leaves_nothing_in_the_store_but_what_counted(services: Deployed) -> None:

@@ -12,9 +12,9 @@ from uuid import uuid4
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from cutlayer.services.backend import runs, transitions
+from cutlayer.services.backend import records, runs, transitions
 from cutlayer.services.backend.database import Database
-from cutlayer.services.backend.tables import ArtifactRow
+from cutlayer.services.backend.tables import ArtifactRow, RunRow
 from cutlayer.services.errors import Conflict, NotFound, Unavailable
 from cutlayer.services.protocol import ENDED, ArtifactView
 
@@ -26,6 +26,8 @@ async def put(database: Database, folder: Path, run: str, name: str, body: Async
 
     Raises NotFound, Conflict when the run has ended with another content, and Unavailable when the disk is full.
     """
+    if name in records.NAMES:
+        raise Conflict(f"{name} is written by the backend itself: choose another name", code="reserved")
     async with database.read() as session:
         await runs.get(session, run)
     here = folder / run
@@ -55,14 +57,27 @@ async def put(database: Database, folder: Path, run: str, name: str, body: Async
 
 
 async def listed(session: AsyncSession, run: str) -> list[ArtifactView]:
-    """Return what a run has left behind.  Raises NotFound."""
-    await runs.get(session, run)
-    rows = await session.execute(select(ArtifactRow).where(ArtifactRow.run == run).order_by(ArtifactRow.name))
-    return [_view(row) for row in rows.scalars()]
+    """Return what a run has left behind so far.  Raises NotFound."""
+    row = await runs.get(session, run)
+    put = await session.execute(select(ArtifactRow).where(ArtifactRow.run == run))
+    written = await records.files(session, row)
+    found = [_view(each) for each in put.scalars()] + [_written(row, *each) for each in written.items()]
+    return sorted(found, key=lambda view: view.name)
+
+
+async def record(session: AsyncSession, run: str, name: str) -> tuple[bytes, ArtifactView] | None:
+    """Return an artifact that the backend writes itself, None for any other.  Raises NotFound."""
+    if name not in records.NAMES:
+        return None
+    row = await runs.get(session, run)
+    content = (await records.files(session, row)).get(name)
+    if content is None:
+        raise NotFound(f"the run {run} has no artifact {name} yet")
+    return content, _written(row, name, content)
 
 
 async def find(session: AsyncSession, folder: Path, run: str, name: str) -> tuple[Path, ArtifactView]:
-    """Return an artifact and its file.  Raises NotFound."""
+    """Return an artifact that was put, and its file.  Raises NotFound."""
     row = await session.get(ArtifactRow, (run, name))
     if row is None:
         raise NotFound(f"the run {run} has no artifact {name}")
@@ -91,6 +106,11 @@ async def _receive(path: Path, body: AsyncIterator[bytes]) -> tuple[int, str]:
         await asyncio.to_thread(file.flush)
         await asyncio.to_thread(os.fsync, file.fileno())
     return size, digest.hexdigest()
+
+
+def _written(run: RunRow, name: str, content: bytes) -> ArtifactView:
+    digest = hashlib.sha256(content).hexdigest()
+    return ArtifactView(name=name, bytes=len(content), sha256=digest, created=run.ended or run.created)
 
 
 def _view(row: ArtifactRow) -> ArtifactView:

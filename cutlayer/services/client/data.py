@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 
 from cutlayer.config import Experiment
-from cutlayer.data import Dataset, Share, Subset, client_splits, load
+from cutlayer.data import Dataset, Share, Subset, client_splits, counts, load
 from cutlayer.engines.prepare import Outline, load_dataset, make_shares
 from cutlayer.errors import DataError
+from cutlayer.recipes import get
 from cutlayer.services.outlines import reported
 from cutlayer.services.protocol import PrepareResult
 
@@ -47,8 +48,18 @@ def own_data(source: str, experiment: Experiment, number: int, clients: int) -> 
         classes=dataset.classes,
         class_names=tuple(dataset.class_names),
         inputs=tuple(inputs),
+        own=source != EXPERIMENT,
+        counts=_counts(source, experiment, dataset, share),
     )
     return OwnData(dataset, share, outline, report)
+
+
+def _counts(source: str, experiment: Experiment, dataset: Dataset, share: Share) -> tuple[int, ...] | None:
+    """Return the training samples of each class, unless that would tell of labels that nobody else is to see."""
+    recipe = get(experiment.algorithm)
+    if source != EXPERIMENT and (recipe.whole or recipe.labels == "client"):
+        return None
+    return tuple(counts(dataset.train.targets, [share.train.index], dataset.classes)[0].tolist())
 
 
 def _whole(dataset: Dataset, experiment: Experiment) -> Share:

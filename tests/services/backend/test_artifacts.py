@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
-from tests.services.backend.stage import SERVICE, Stage, cast, play, submitted
+from tests.services.backend.stage import RESULTS, SERVICE, Stage, cast, play, submitted
 
 Database = Callable[[], str]
 
@@ -30,7 +32,7 @@ class TestArtifacts:
                 assert (put["bytes"], put["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
                 again = await stage.call("PUT", f"{path}/model.safetensors", token=SERVICE, content=data)
                 assert again == put
-                assert await stage.call("GET", path) == [put]
+                assert put in await stage.call("GET", path)
                 answer = await stage.raw("GET", f"{path}/model.safetensors")
                 assert answer.content == data
                 assert answer.headers["etag"] == f'"{put["sha256"]}"'
@@ -52,6 +54,44 @@ class TestArtifacts:
                 assert (await stage.raw("PUT", path, token=SERVICE, content=b"third")).status_code == 409
                 assert (await stage.raw("PUT", path, token=SERVICE, content=b"second")).status_code == 200
                 assert (await stage.raw("GET", path)).content == b"second"
+
+        play(scene())
+
+    def test_what_the_rows_know_is_there_as_files(self, database: Database, tmp_path: Path) -> None:
+        async def scene() -> None:
+            async with Stage(database(), tmp_path) as stage:
+                actors = await cast(stage, 2)
+                for number, player in enumerate(actors.clients):
+                    counts = [number] * 10
+                    player.acts["prepare"] = lambda task, c=counts: {**RESULTS["prepare"](task), "counts": c}  # type: ignore[misc]
+                run = await submitted(stage, "file_sync", clients=2, rounds=2)
+                path = f"/runs/{run}/artifacts"
+                early = [a["name"] for a in await stage.call("GET", path)]
+                assert early == ["config.yaml", "metrics.jsonl"]
+                assert (await stage.raw("GET", f"{path}/summary.json")).status_code == 404
+                view = await actors.play(run)
+                found = {}
+                for each in await stage.call("GET", path):
+                    answer = await stage.raw("GET", f"{path}/{each['name']}")
+                    assert hashlib.sha256(answer.content).hexdigest() == each["sha256"]
+                    assert answer.headers["etag"] == f'"{each["sha256"]}"'
+                    found[each["name"]] = answer.text
+                assert sorted(found) == [
+                    "config.yaml", "evaluation.json", "metrics.jsonl", "partition.json", "summary.json",
+                ]  # fmt: skip
+                assert yaml.safe_load(found["config.yaml"])["name"] == run
+                assert [json.loads(line)["round"] for line in found["metrics.jsonl"].splitlines()] == [1, 2]
+                assert json.loads(found["summary.json"]) == view["summary"]
+                assert json.loads(found["evaluation.json"]) == view["evaluation"]
+                partition = json.loads(found["partition.json"])
+                assert partition["scheme"] == "dirichlet(alpha=0.5)"
+                assert partition["classes"] == [str(n) for n in range(10)]
+                assert partition["clients"] == [
+                    {"name": "0", "client": "a", "counts": [0] * 10, "samples": 30, "test": 10},
+                    {"name": "1", "client": "b", "counts": [1] * 10, "samples": 20, "test": 10},
+                ]
+                put = await stage.raw("PUT", f"{path}/summary.json", token=SERVICE, content=b"{}")
+                assert put.status_code == 409
 
         play(scene())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Request
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, Response
 
 from cutlayer.services.backend import artifacts
 from cutlayer.services.backend.api.shared import Backend, Reader, RunId, allow
@@ -25,9 +25,13 @@ async def listed(run: RunId, who: Reader, state: Backend) -> list[ArtifactView]:
 
 
 @routes.get("/{name}", response_class=FileResponse)
-async def get(run: RunId, name: ArtifactName, who: Reader, state: Backend) -> FileResponse:
+async def get(run: RunId, name: ArtifactName, who: Reader, state: Backend) -> Response:
     """Get an artifact; its ETag is its SHA-256."""
     async with state.database.read() as session:
+        written = await artifacts.record(session, run, name)
+        if written is not None:
+            content, view = written
+            return Response(content, media_type="application/octet-stream", headers={"ETag": f'"{view.sha256}"'})
         path, found = await artifacts.find(session, state.settings.artifacts_folder, run, name)
     headers = {"ETag": f'"{found.sha256}"'}
     return FileResponse(path, media_type="application/octet-stream", filename=name, headers=headers)
