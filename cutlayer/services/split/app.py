@@ -70,6 +70,13 @@ class SplitService:
         """Held by whoever computes."""
         self._cost = SLOW
         self._told: dict[str, int] = {}
+        self._stopping = False
+
+    async def end(self, stopping: asyncio.Event) -> None:
+        """Send away whoever waits here, as soon as the process is told to stop."""
+        await stopping.wait()
+        self._stopping = True
+        self._change().set()
 
     async def request(self, request: Request) -> Response:
         """Answer one message of a client, all layers around it."""
@@ -115,6 +122,8 @@ class SplitService:
                 else:
                     content = await loop.run_in_executor(self.compute, self._in_turn, ticket, kind, message)
             except NotYet as reason:
+                if self._stopping:
+                    raise Unavailable("this server is about to end; ask another one, or come back") from None
                 if loop.time() >= until:
                     raise Unavailable(str(reason), code="not_yet", retry_after=0.0) from None
                 try:
@@ -230,9 +239,11 @@ def create_app(settings: SplitSettings, where: Callable[[], str] = lambda: "") -
         pulse = Pulse(service.connection, where, service.stats, service.hosting)
         worker.start()
         pulse.start()
+        ending = asyncio.create_task(service.end(app.state.stopping))
         try:
             yield
         finally:
+            ending.cancel()
             service.connection.stop.set()
             await asyncio.get_running_loop().run_in_executor(None, service.close)
 
