@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -12,6 +13,8 @@ from cutlayer.services.local.deployment import Deployment, Kind, Process
 
 GRACE = 30.0
 """Seconds between SIGTERM and SIGKILL: longer than the services wait for requests in flight."""
+LOOK = 0.05
+"""Seconds between looks at processes that are to end."""
 ORDER: tuple[tuple[Kind, ...], ...] = (("client",), ("split", "fed"), ("backend",))
 """Who reports to whom: those that talk to the backend end before it."""
 
@@ -49,15 +52,31 @@ def _end(processes: Iterable[Process], told: Callable[[str], None], grace: float
     found = {p.name: there for p in processes if (there := p.found()) is not None}
     for there in found.values():
         _signal(there.terminate)
-    _, stubborn = psutil.wait_procs(list(found.values()), timeout=grace)
-    killed = {each.pid for each in stubborn if each.is_running() and each.status() != psutil.STATUS_ZOMBIE}
+    stubborn = _waited(list(found.values()), grace)
+    killed = {each.pid for each in stubborn}
     for each in stubborn:
-        if each.pid in killed:
-            _signal(each.kill)
-    psutil.wait_procs(stubborn, timeout=10.0)
+        _signal(each.kill)
+    _waited(stubborn, 10.0)
     for name, there in found.items():
         told(f"{name} did not end by itself and was killed" if there.pid in killed else f"{name} is stopped")
     return list(found)
+
+
+def _waited(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Wait for processes to end; return those that have not.  One that nobody has collected yet has ended too."""
+    until = time.monotonic() + seconds
+    while True:
+        _, left = psutil.wait_procs(processes, timeout=LOOK)
+        processes = [each for each in left if _lives(each)]
+        if not processes or time.monotonic() >= until:
+            return processes
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _signal(send: Callable[[], None]) -> None:

@@ -220,6 +220,22 @@ def test_a_service_that_does_not_listen_to_sigterm(there: Deployment, monkeypatc
     assert not any(p.alive for p in found.processes)
 
 
+def test_a_process_that_nobody_collects_is_not_waited_for(there: Deployment) -> None:
+    """As in a container whose first process does not do that."""
+    careless = "import subprocess as s, sys, time; print(s.Popen(['sleep', '600']).pid, flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", careless], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        born = psutil.Process(pid).create_time()
+        there.write(State(Options(), (Process("split-1", "split", pid, born, 1, "http://127.0.0.1:1"),)))
+        stopping = threading.Thread(target=down, args=(there,), kwargs={"grace": 600.0}, daemon=True)
+        stopping.start()
+        stopping.join(60)
+        assert not stopping.is_alive()
+        assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        parent.kill()
+
+
 def test_interrupted_up_stops_what_it_started(there: Deployment) -> None:
     def interrupt(line: str) -> None:
         if line.startswith("split-1"):
