@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from cutlayer import targets
+
 
 @pytest.fixture
 def logging_restored() -> Iterator[None]:
@@ -18,3 +20,9 @@ def logging_restored() -> Iterator[None]:
     root.handlers[:] = state[0]
     root.setLevel(state[1])
     own.setLevel(state[2])
+
+
+@pytest.fixture(autouse=True)
+def targets_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is allowed to a service that is made in a test is not so for the tests after it."""
+    monkeypatch.setattr(targets, "_allowed", None)

@@ -19,7 +19,8 @@ from cutlayer.errors import ConfigError, CutlayerError, NoSpace, StoreError
 from cutlayer.faults import point
 from cutlayer.services import logs
 from cutlayer.services.api import Backend
-from cutlayer.services.client.data import EXPERIMENT, OwnData, own_data
+from cutlayer.services.client.data import EXPERIMENT, own_data
+from cutlayer.services.client.held import Held, HeldRuns
 from cutlayer.services.client.member import Member
 from cutlayer.services.client.place import Place
 from cutlayer.services.client.plane import DataPlane
@@ -27,7 +28,7 @@ from cutlayer.services.client.scoring import score
 from cutlayer.services.connection import Interrupted
 from cutlayer.services.errors import Conflict, NotFound, ServiceError, Unauthorized
 from cutlayer.services.http import Link, Tls
-from cutlayer.services.protocol import Capabilities, RunView, Task
+from cutlayer.services.protocol import ENDED, Capabilities, RunView, Task
 from cutlayer.services.runs import ServedRun
 from cutlayer.services.secrets import read_secret, write_secret
 from cutlayer.services.settings import ClientSettings
@@ -58,8 +59,7 @@ class Agent:
             raise ConfigError(f"data must be 'experiment' or package.module:function, got {settings.data!r}")
         self.name = settings.name or re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()).lstrip(".") or "client"
         self._tls = Tls(settings.ca, settings.tls_client_cert, settings.tls_client_key)
-        self._members: dict[str, Member] = {}
-        self._data: dict[tuple[str, int, int], OwnData] = {}
+        self._held = HeldRuns()
         self._links: WeakSet[Link] = WeakSet()
         self.on_event: Callable[[str], None] = log.info
 
@@ -134,6 +134,8 @@ class Agent:
             while not self.stop.is_set():
                 try:
                     task = backend.next_task()
+                    if task is None or task.run not in self._held:
+                        self._held.release(lambda run: _has_ended(backend, run))
                     if task is not None:
                         self._work(backend, task)
                 except Interrupted:
@@ -156,22 +158,22 @@ class Agent:
                 backend.result(task.id, result)
                 point("client.result.after_send")
             except Interrupted:
-                self._members.pop(task.run, None)
+                self._held.spoilt(task.run)
                 raise
             except (Stopped, Conflict, NotFound) as error:
                 log.info("task %s is over: %s", task.kind, error)
-                self._members.pop(task.run, None)
+                self._held.spoilt(task.run)
                 self._give_up(backend, task, str(error))
             except CutlayerError as error:
                 log.warning("task %s failed: %s", task.kind, error)
                 retryable = isinstance(error, StoreError | ServiceError)
-                self._members.pop(task.run, None)
+                self._held.spoilt(task.run)
                 if isinstance(error, NoSpace):
                     self.stop.wait(5.0)
                 backend.error(task.id, str(error), retryable)
             except Exception as error:
                 log.exception("task %s failed", task.kind)
-                self._members.pop(task.run, None)
+                self._held.spoilt(task.run)
                 backend.error(task.id, f"{type(error).__name__}: {error}"[:1000], False)
             finally:
                 beat.done.set()
@@ -187,8 +189,8 @@ class Agent:
         payload = task.payload
         if task.kind == "prepare":
             view = backend.run(task.run)
-            data = self._own(task.run, parse(view.experiment), int(payload["client"]), int(payload["clients"]))
-            return data.report.model_dump(mode="json")
+            held = self._run(task.run, parse(view.experiment), int(payload["client"]), int(payload["clients"]))
+            return held.data.report.model_dump(mode="json")
         member = self._member(backend, task)
         traffic = member.traffic if task.kind == "train" else Traffic()
         plane = DataPlane(
@@ -212,24 +214,31 @@ class Agent:
             if task is not None:
                 self._work(backend, task)
 
-    def _own(self, run: str, experiment: Experiment, number: int, clients: int) -> OwnData:
-        place = run, number, clients  # before training a run may give a client another number
-        if place not in self._data:
-            self._data = {place: own_data(self.settings.data, experiment, number, clients)}
-        return self._data[place]
+    def _run(self, run: str, experiment: Experiment, number: int, clients: int) -> Held:
+        source = self.settings.data
+        return self._held.of(run, number, clients, lambda: own_data(source, experiment, number, clients))
 
     def _member(self, backend: Backend, task: Task) -> Member:
         number = int(task.payload["client"])
-        if task.run not in self._members:
-            view: RunView = backend.run(task.run)
-            experiment = parse(view.experiment)
-            data = self._own(task.run, experiment, number, view.clients or experiment.clients.count)
-            if self.settings.threads is not None and experiment.threads == "auto":
-                experiment = experiment.model_copy(update={"threads": self.settings.threads})
-            served = ServedRun(view, experiment, data.outline, backend, self.settings.device)
-            place = Place(self.settings.folder, task.run)
-            self._members = {task.run: Member(served, data, number, place)}
-        return self._members[task.run]
+        found = self._held.member(task.run, number)
+        if found is not None:
+            return found
+        view: RunView = backend.run(task.run)
+        experiment = parse(view.experiment)
+        held = self._run(task.run, experiment, number, view.clients or experiment.clients.count)
+        if self.settings.threads is not None and experiment.threads == "auto":
+            experiment = experiment.model_copy(update={"threads": self.settings.threads})
+        served = ServedRun(view, experiment, held.data.outline, backend, self.settings.device)
+        held.member = Member(served, held.data, number, Place(self.settings.folder, task.run))
+        return held.member
+
+
+def _has_ended(backend: Backend, run: str) -> bool:
+    """Say whether a run needs no client any more, or not this one."""
+    try:
+        return backend.run(run).state in ENDED
+    except NotFound:
+        return True
 
 
 class _Beat(threading.Thread):
