@@ -29,6 +29,7 @@ from uuid import uuid4
 from urllib3.response import BaseHTTPResponse
 
 from cutlayer.errors import ConfigError
+from cutlayer.services import tracing
 from cutlayer.services.addresses import check_url
 from cutlayer.services.connection import (
     EMPTY,
@@ -215,13 +216,12 @@ class Link:
     def _request(
         self, method: str, path: str, headers: Mapping[str, str], body: Body, read: Callable[[BaseHTTPResponse], T]
     ) -> T:
-        return self._until(lambda end, sent: end.ask(method, path, sent, body, read), headers)
+        with tracing.span(method, path=path):
+            return self._until(lambda end, sent: end.ask(method, path, sent, body, read), headers)
 
     def _until(self, attempt: Callable[[Endpoint, Mapping[str, str]], T], headers: Mapping[str, str]) -> T:
         """Attempt at one service after the other until there is an answer, and return it."""
-        request = uuid4().hex
-        trace = f"00-{request}-{uuid4().hex[:16]}-01"
-        sent = {**self._headers, "X-Request-ID": request, "traceparent": trace, **headers}
+        sent = {**self._headers, "X-Request-ID": uuid4().hex, **tracing.outgoing(), **headers}
         until = None if self._patience is None else time.monotonic() + self._patience
         failures, stale, settled, after = 0, 0, 0, 0.0
         if self._rotate:

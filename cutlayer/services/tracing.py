@@ -1,26 +1,31 @@
-"""Traces, if OpenTelemetry is installed (extra `otel`): one span per request, joined across services.
+"""Traces with OpenTelemetry: a span per request and per piece of work, sent to a collector.  Needs the extra ``otel``.
 
-The context travels as W3C ``traceparent``.  Without the package everything here does nothing, and ``traceparent`` is
-still handed on (`outgoing`), so that a service without it does not cut a trace in two.
+The context travels as W3C ``traceparent``, from client to split server to backend, and into the threads that compute
+and store (`Threads`).  Until `start` is called everything here does nothing, whatever is installed; a ``traceparent``
+that came in is still handed on (`outgoing`), so that a service that sends no traces does not cut one in two.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar, copy_context
+from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
-from typing import Any
-
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from typing import Any, ParamSpec, TypeVar
 
 from cutlayer.errors import MissingExtra
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 _TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _incoming: ContextVar[str | None] = ContextVar("traceparent", default=None)
+_tracer: Any = None
+"""What makes spans, once traces are sent."""
+_NOTHING: AbstractContextManager[Any] = nullcontext()
 
 
 def start(service: str, endpoint: str) -> None:
@@ -41,82 +46,54 @@ def start(service: str, endpoint: str) -> None:
     exporter = otlp.OTLPSpanExporter(endpoint=endpoint.rstrip("/") + "/v1/traces")
     provider.add_span_processor(export.BatchSpanProcessor(exporter))
     import_module("opentelemetry.trace").set_tracer_provider(provider)
+    use(provider)
 
 
-def available() -> bool:
-    """Return whether OpenTelemetry's interface is installed."""
-    return find_spec("opentelemetry") is not None and find_spec("opentelemetry.trace") is not None
+def use(provider: Any) -> None:
+    """Make spans with this provider from now on; None: no more."""
+    global _tracer
+    _tracer = None if provider is None else provider.get_tracer("cutlayer")
 
 
-@contextmanager
-def span(name: str, **attributes: str | int | float | bool) -> Iterator[None]:
-    """Make what happens inside one span of the trace; nothing without OpenTelemetry."""
-    trace = _trace()
-    if trace is None:
-        yield
-        return
-    with trace.get_tracer("cutlayer").start_as_current_span(name, attributes=attributes):
-        yield
+def span(name: str, **attributes: str | int | float | bool) -> AbstractContextManager[Any]:
+    """Make what happens inside one span of the trace; nothing where no traces are sent."""
+    if _tracer is None:
+        return _NOTHING
+    made: AbstractContextManager[Any] = _tracer.start_as_current_span(name, attributes=attributes)
+    return made
 
 
 def outgoing() -> dict[str, str]:
     """Return the headers that a request to another service needs to belong to this trace."""
     headers: dict[str, str] = {}
-    if _trace() is not None:
+    if _tracer is not None:
         import_module("opentelemetry.propagate").inject(headers)
     if "traceparent" not in headers and (came := _incoming.get()) is not None:
         headers["traceparent"] = came
     return headers
 
 
-class Tracing:
-    """One span per request, the child of the caller's if it sent a ``traceparent``."""
+class Threads(ThreadPoolExecutor):
+    """Threads in which work belongs to the trace of whoever asked for it."""
 
-    def __init__(self, app: ASGIApp, service: str) -> None:
-        self.app = app
-        self.service = service
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        if _tracer is None:
+            return super().submit(fn, *args, **kwargs)
+        return super().submit(partial(copy_context().run, partial(fn, *args, **kwargs)))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
+
+@contextmanager
+def served(name: str, headers: Mapping[str, str]) -> Iterator[Any]:
+    """Yield the span of a request that came with ``headers``, None where no traces are sent."""
+    came = headers.get("traceparent", "")
+    token = _incoming.set(came if _TRACEPARENT.fullmatch(came) else None)
+    try:
+        if _tracer is None:
+            yield None
             return
-        headers = Headers(scope=scope)
-        came = headers.get("traceparent", "")
-        token = _incoming.set(came if _TRACEPARENT.fullmatch(came) else None)
-        try:
-            trace = _trace()
-            if trace is None:
-                await self.app(scope, receive, send)
-            else:
-                await self._in_span(trace, headers, scope, receive, send)
-        finally:
-            _incoming.reset(token)
-
-    async def _in_span(self, trace: Any, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
         context = import_module("opentelemetry.propagate").extract(headers)
-        tracer = trace.get_tracer("cutlayer")
-        with tracer.start_as_current_span(
-            f"{self.service} {scope['method']}", context=context, kind=trace.SpanKind.SERVER
-        ) as current:
-
-            async def noted(message: Message) -> None:
-                if message["type"] == "http.response.start":
-                    current.set_attribute("http.response.status_code", message["status"])
-                    route = getattr(scope.get("route"), "path", None)
-                    if route is not None:
-                        current.update_name(f"{scope['method']} {route}")
-                await send(message)
-
-            await self.app(scope, receive, noted)
-
-
-def _trace() -> Any:
-    """Return OpenTelemetry's module for traces, or None without it."""
-    global _module
-    if _module is _UNKNOWN:
-        _module = import_module("opentelemetry.trace") if available() else None
-    return _module
-
-
-_UNKNOWN = object()
-_module: Any = _UNKNOWN
+        kind = import_module("opentelemetry.trace").SpanKind.SERVER
+        with _tracer.start_as_current_span(name, context=context, kind=kind) as current:
+            yield current
+    finally:
+        _incoming.reset(token)

@@ -17,7 +17,7 @@ from cutlayer import targets
 from cutlayer.errors import ConfigError, CutlayerError, DataError, StoreError
 from cutlayer.faults import point
 from cutlayer.roles.replica import NotYet
-from cutlayer.services import logs
+from cutlayer.services import logs, tracing
 from cutlayer.services.api import Backend
 from cutlayer.services.connection import Interrupted
 from cutlayer.services.errors import Conflict, NotFound, ServiceError
@@ -26,6 +26,7 @@ from cutlayer.services.protocol import ENDED, Task, WorkerKind
 from cutlayer.services.runs import Runs
 from cutlayer.services.secrets import store_credentials_from_files
 from cutlayer.services.settings import WorkerSettings
+from cutlayer.services.traced_store import TracedStore
 from cutlayer.services.web import Listening
 from cutlayer.store import ObjectStore, TensorStore
 
@@ -84,7 +85,9 @@ def connect(settings: WorkerSettings, kind: WorkerKind) -> Connection:
     )
     backend = Backend(link)
     name = settings.id or f"{kind}-{socket.gethostname()}-{uuid4().hex[:8]}"
-    store = ObjectStore(settings.store_url, sync=settings.sync)
+    store: TensorStore = ObjectStore(settings.store_url, sync=settings.sync)
+    if settings.trace is not None:
+        store = TracedStore(store)
     runs = Runs(backend, settings.device, settings.threads)
     return Connection(kind, name, settings, link, backend, store, runs, stop)
 
@@ -137,7 +140,7 @@ class Worker(threading.Thread):
 
     def _work(self, task: Task) -> None:
         c = self._connection
-        with logs.about(run=task.run, round=task.round):
+        with logs.about(run=task.run, round=task.round), tracing.span(task.kind, run=task.run, round=task.round):
             done = threading.Event()
             beat = threading.Thread(target=self._beat, args=(task, done), daemon=True)
             beat.start()

@@ -17,7 +17,7 @@ from cutlayer import targets
 from cutlayer.config import Experiment, parse
 from cutlayer.errors import ConfigError, CutlayerError, NoSpace, StoreError
 from cutlayer.faults import point
-from cutlayer.services import logs
+from cutlayer.services import logs, tracing
 from cutlayer.services.api import Backend
 from cutlayer.services.client.data import EXPERIMENT, own_data
 from cutlayer.services.client.held import Held, HeldRuns
@@ -149,7 +149,7 @@ class Agent:
             backend.link.close()
 
     def _work(self, backend: Backend, task: Task) -> None:
-        with logs.about(run=task.run, round=task.round):
+        with logs.about(run=task.run, round=task.round), tracing.span(task.kind, run=task.run, round=task.round):
             beat = _Beat(backend, task, self.stop)
             beat.start()
             try:
@@ -283,6 +283,8 @@ class _Beat(threading.Thread):
 def run(settings: ClientSettings) -> None:
     """Run a client agent until SIGINT or SIGTERM; a second signal ends it at once."""
     logs.configure(settings.log_level, settings.log_format)
+    if settings.trace is not None:
+        tracing.start("client", settings.trace)
     agent = Agent(settings)
     before: dict[int, Any] = {}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -22,6 +21,7 @@ from cutlayer.services.federated.tasks import FederatedTasks
 from cutlayer.services.metrics import Metrics
 from cutlayer.services.settings import FedSettings
 from cutlayer.services.tickets import Ticket, verify
+from cutlayer.services.tracing import Threads
 from cutlayer.services.worker import Pulse, Where, Worker, connect
 from cutlayer.store.steps import Closed
 from cutlayer.wire import Message
@@ -36,7 +36,7 @@ class FederatedService:
         self.settings = settings
         self.secret = settings.signing_secret()
         self.metrics = Metrics.make("fed")
-        self.compute = ThreadPoolExecutor(1, "compute")
+        self.compute = Threads(1, "compute")
         self.connection = connect(settings, "fed")
         self.tasks = FederatedTasks(self.connection)
         self.waiting = 0

@@ -7,7 +7,6 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from time import perf_counter, time
 from typing import Any
@@ -29,6 +28,7 @@ from cutlayer.services.split.hosting import Hosting
 from cutlayer.services.split.lane import FastLane
 from cutlayer.services.split.tasks import SplitTasks
 from cutlayer.services.tickets import Ticket, verify
+from cutlayer.services.tracing import Threads
 from cutlayer.services.worker import Pulse, Worker, connect
 from cutlayer.store import usage
 from cutlayer.store.steps import Closed
@@ -58,8 +58,8 @@ class SplitService:
         self.settings = settings
         self.secret = settings.signing_secret()
         self.metrics = Metrics.make("split")
-        self.compute = ThreadPoolExecutor(1, "compute")
-        self.io = ThreadPoolExecutor(4, "store")
+        self.compute = Threads(1, "compute")
+        self.io = Threads(4, "store")
         self.connection = connect(settings, "split")
         self.hosting = Hosting(self.connection.runs, self.connection.store, self.io, graphs=settings.graphs)
         self.tasks = SplitTasks(self.hosting, self.connection)

@@ -12,7 +12,6 @@ from starlette.middleware import Middleware
 
 from cutlayer.services.metrics import Metrics
 from cutlayer.services.settings import ServerSettings
-from cutlayer.services.tracing import Tracing
 from cutlayer.services.web.access import Access
 from cutlayer.services.web.body import BodyLimit
 from cutlayer.services.web.failures import Failures, http_exception
@@ -20,6 +19,7 @@ from cutlayer.services.web.headers import SecurityHeaders
 from cutlayer.services.web.operations import Ready, operations
 from cutlayer.services.web.rates import RateLimit
 from cutlayer.services.web.request_id import RequestId
+from cutlayer.services.web.tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True)
