@@ -92,14 +92,34 @@ class SplitServer:
         return self.answer(key, {"loss": loss}, "cut_gradients", "g", g if self._sends_gradients else ())
 
     def _train_in_window(self, request: Message, key: BatchKey, window: Window) -> Message:
-        part = self.backbone
         h, y = self.activations(request, key)
-        before = part.buffers()
-        loss, gradients, g = self._train_step(part, h, y, self._seed(key))
-        after = part.buffers()
-        step.restore(part.module, before)
+        loss, gradients, g, after = self._train_apart(self.backbone, h, y, self._seed(key))
         window.add(key, self.records.uuid(key), len(y), gradients, after)
         return self.answer(key, {"loss": loss}, "cut_gradients", "g", g if self._sends_gradients else ())
+
+    def _train_apart(
+        self, part: Part, h: step.Values, y: Tensor, seed: int
+    ) -> tuple[Tensor, list[Tensor | None], list[Tensor | None], list[Tensor]]:
+        """Return loss, gradients, cut gradients and the buffers that the batch leaves; ``part`` stays as it is."""
+        before = part.buffers()
+        loss, gradients, g = self._train_step(part, h, y, seed)
+        after = part.buffers()
+        step.restore(part.module, before)
+        return loss, gradients, g, after
+
+    def record_labelled(self, request: Message, key: BatchKey) -> ForwardRecord:
+        """Write down what a ``train`` request sends, for `train_record` to answer; the first one that came counts."""
+        h, y = self.activations(request, key)
+        tensors, others = crossing.named("h", h)
+        meta = {"values": others, "samples": len(y)}
+        return self.records.put(key, self.version(key.client), self._seed(key), tensors, {"y": y}, meta)
+
+    def train_record(self, part: Part, record: ForwardRecord) -> tuple[Message, list[Tensor | None], list[Tensor]]:
+        """Return the answer to a labelled record, the gradients of ``part``, and the buffers that the batch leaves."""
+        h = crossing.placed("h", {**record.inputs, **record.meta["values"]})
+        loss, gradients, g, after = self._train_apart(part, h, record.labels["y"], record.seed)
+        sent = g if self._sends_gradients else ()
+        return self.answer(record.key, {"loss": loss}, "cut_gradients", "g", sent), gradients, after
 
     def _train_joined(self, requests: Sequence[Message]) -> list[Message]:
         """Parallel split learning: one step on all clients' batches, each client's own gradient back to it.

@@ -76,11 +76,13 @@ class WindowReplica:
         key = key_of(request)
         schedule = self._schedule(key.round)
         schedule.check(key, samples_of(request))
-        if request.kind not in ("forward", "backward"):
+        if request.kind not in (("forward", "backward") if self.recipe.labels == "client" else ("train",)):
             raise WireError(f"algorithm {self.recipe.name} has no request of kind {request.kind!r}")
         version = self._version_of(schedule, key)
         if request.kind == "backward":
             return self._backward(request, key, version)
+        if request.kind == "train":
+            return self._train(request, schedule, RecordNote(self.records.uuid(key), key, version))
         self._reach(schedule, version)
         if self._version > version and self.records.find(key) is None:
             raise Closed(f"batch {key.text} is over; ask for the next task")
@@ -103,8 +105,25 @@ class WindowReplica:
         point("split.backward.before_answer")
         return reply
 
+    def _train(self, request: Message, schedule: Schedule, note: RecordNote) -> Message:
+        """Answer a batch with labels: its record is a forward's, and an empty δ says that it counts."""
+        self._reach(schedule, note.version)
+        if self._version > note.version:
+            return self._again(request, note)
+        self._refuse_ended(note)
+        point("split.forward.before_record")
+        record = self.server.record_labelled(request, note.key)
+        point("split.backward.before_delta")
+        self.records.put_delta(record, {}, {})
+        point("split.backward.after_delta")
+        self._refuse_ended(note)
+        answer, gradients, after = self.server.train_record(self.server.backbone, record)
+        self.window.add(note.key, note.uuid, record.meta["samples"], gradients, after, version=note.version)
+        point("split.backward.before_answer")
+        return answer
+
     def _again(self, request: Message, note: RecordNote) -> Message:
-        """Answer a backward whose window is closed: the same as the first time, and it counts nothing."""
+        """Answer a batch whose window is closed: the same as the first time, and it counts nothing."""
         try:
             record, (δ, said) = self.records.get(note.uuid), self.records.get_delta(note)
         except MissingObject:
@@ -112,6 +131,8 @@ class WindowReplica:
         if said.get("end"):
             raise _dropped(note.key)
         part = self.window.pinned(note.version, self.server.backbone)
+        if record.labels:
+            return self.server.train_record(part, record)[0]
         graph = self.server.run_record(part, record)
         _, gradients = step.pull(part.module, graph.done, crossing.placed("d", δ), part.weights)
         return self.server.answer(note.key, {}, "cut_gradients", "g", gradients if self._sends else ())
@@ -250,6 +271,10 @@ class WindowReplica:
     def _count_again(self, note: RecordNote) -> None:
         """Compute a gradient again that nobody has kept."""
         record = self.records.get(note.uuid)
+        if record.labels:
+            _, gradients, after = self.server.train_record(self.server.backbone, record)
+            self.window.add(note.key, note.uuid, record.meta["samples"], gradients, after, version=note.version)
+            return
         δ = crossing.placed("d", self.records.get_delta(note)[0])
         graph = self.server.run_record(self.server.backbone, record)
         gradients, _ = step.pull(self.server.backbone.module, graph.done, δ, self.server.backbone.weights)

@@ -46,6 +46,16 @@ VARIANTS: list[dict[str, Any]] = [
     {"algorithm": "ushaped", "codec": "int8", "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}},
     {"algorithm": {"name": "fsl_sage", "upload_every": 3, "align_every": 2, "align_epochs": 1}, "local_epochs": 3},
     {"algorithm": {"name": "file_sync", "feedback": "none"}},
+    {"algorithm": {"name": "splitfed_v2", "step": "window"}, "update": {"every": 2}, "local_epochs": 2},
+    {"algorithm": {"name": "file_sync", "labels": "server"}, "update": {"every": 150, "unit": "samples"}},
+    {
+        "algorithm": {"name": "splitfed_v2", "step": "window"},
+        "model": {"name": "resnet20"},
+        "cuts": None,
+        "clients": {"count": 2},
+        "batch_size": 400,
+        "update": "round",
+    },
 ]
 
 

@@ -55,6 +55,18 @@ def test_codecs_on_services_lose_what_they_lose_in_one_process(codec: Any, servi
     assert [m["bytes_up"] for m in services.backend.metrics(view.id)] == [m["bytes_up"] for m in metrics]
 
 
+def test_a_window_with_labels_at_the_server(services: Deployed, tmp_path: Path) -> None:
+    recipe = {"name": "splitfed_v2", "step": "window"}
+    view, experiment = services.train(algorithm=recipe, update={"every": 2}, local_epochs=2)
+    expected, metrics = in_process(experiment)
+    found = services.model(view.id, tmp_path)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    there = services.backend.metrics(view.id)
+    assert [m["bytes_up"] for m in there] == [m["bytes_up"] for m in metrics]
+    assert [m["loss"] for m in there] == pytest.approx([m["loss"] for m in metrics], rel=1e-6)
+
+
 def test_the_run_folder_holds_what_that_of_one_process_holds(services: Deployed, tmp_path: Path) -> None:
     view, experiment = services.train(algorithm="ushaped", rounds=1)
     run_experiment(experiment.model_copy(update={"out": str(tmp_path / "one")}))
