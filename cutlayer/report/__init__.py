@@ -8,7 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cutlayer.report.comparison import Comparison, compare
+    from cutlayer.report.comparing import compare
+    from cutlayer.report.comparison import Comparison
     from cutlayer.report.page import write_report
     from cutlayer.report.plots import write_plots
     from cutlayer.report.runs import Run, RunGroup, load_run
@@ -19,7 +20,7 @@ _HOMES = {
     "Comparison": "comparison",
     "Run": "runs",
     "RunGroup": "runs",
-    "compare": "comparison",
+    "compare": "comparing",
     "compare_table": "tables",
     "format_bytes": "units",
     "format_seconds": "units",

@@ -92,11 +92,10 @@ class Comparison:
         }
 
 
-def compare(paths: Sequence[str | Path], target: float | None = None, out: str | Path | None = None) -> Comparison:
+def side_by_side(paths: Sequence[str | Path], target: float | None = None) -> Comparison:
     """Compare the runs in the folders `paths`.
 
-    `target` is an accuracy in 0..1; without one it is the highest accuracy that every run reaches in some round.  With
-    `out` the overlaid charts, `comparison.json` and the page `comparison.html` are written into that folder.
+    `target` is an accuracy in 0..1; without one it is the highest accuracy that every run reaches in some round.
 
     Laws: what a run needs to reach a target never shrinks when the target grows, and is never more than its total.
 
@@ -122,12 +121,7 @@ def compare(paths: Sequence[str | Path], target: float | None = None, out: str |
         else f"The target {format_share(level, 2)} is the highest test accuracy that every run reaches."
     )
     rows = tuple(_row(run, label, level) for run, label in zip(runs, named, strict=True))
-    made = Comparison(runs, rows, level, explanation, tuple(_notes(runs, named)))
-    if out is None:
-        return made
-    from cutlayer.report.comparison_page import write_comparison
-
-    return write_comparison(made, Path(out))
+    return Comparison(runs, rows, level, explanation, tuple(_notes(runs, named)))
 
 
 def round_reaching(run: Run, target: float) -> int | None:
