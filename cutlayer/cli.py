@@ -76,21 +76,18 @@ def run(
 
 
 @app.command()
+@options.taking(place=options.PLACE)
 def resume(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or the id of a paused run on services.")],
     rounds: Annotated[int | None, typer.Option(help="Go on to this many rounds, also if the run is finished.")] = None,
-    server: options.Server = None,
-    token: options.Token = None,
-    token_file: options.TokenFile = None,
-    ca: options.Ca = None,
-    insecure: options.Insecure = None,
-    services: Annotated[Path | None, typer.Option("--folder", help="Folder of the services on this machine.")] = None,
+    *,
+    place: options.Given,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Go on with an interrupted run, to the same bits as if it had never stopped; or with a paused one on services."""
-    if runs.remote(run, server, services):
-        runs.resume(run, as_json, (server, token, token_file, ca, insecure, services))
+    if runs.remote(run, place.get("server"), place.get("folder")):
+        runs.resume(run, as_json, place)
         return
     folder = Path(run)
     from cutlayer import api

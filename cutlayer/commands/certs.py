@@ -44,17 +44,14 @@ def certs(
         typer.echo(f"{m.cert} and {m.key.name}  for {', '.join(m.names)}  until {m.until:%Y-%m-%d}")
 
 
+@options.taking(place=options.PLACE)
 def token(
     role: Annotated[str | None, typer.Argument(metavar="[ROLE]", help="operator, viewer, service or enrol.")] = None,
     name: Annotated[str | None, typer.Option(help="What it is for, or whom; stands in the audit.")] = None,
     days: Annotated[float | None, typer.Option(help="How long it holds (default: for ever).", min=0.0)] = None,
     revoke: Annotated[str | None, typer.Option(metavar="ID", help="Make a token worthless instead.")] = None,
-    server: options.Server = None,
-    own: Annotated[str | None, typer.Option("--token", help="Your operator token, or CUTLAYER_TOKEN.")] = None,
-    token_file: options.TokenFile = None,
-    ca: options.Ca = None,
-    insecure: options.Insecure = None,
-    folder: options.Folder = None,
+    *,
+    place: options.Given,
     as_json: options.Json = False,
 ) -> None:
     """Make a token for a role, shown once; without a role, list those there are; or revoke one."""
@@ -63,7 +60,7 @@ def token(
 
     if role is not None and (role not in ROLES or revoke is not None):
         raise ConfigError(f"expected one of the roles {', '.join(ROLES)}, or --revoke ID, got {role!r}")
-    backend = connect(server, own, token_file, ca, insecure, folder).backend()
+    backend = connect(**place).backend()
     if role is None and revoke is None:
         there = backend.tokens()
         if as_json:

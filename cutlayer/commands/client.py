@@ -34,8 +34,8 @@ def client(
     labels: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="What an experiment may require (clients.require).")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of torch.")] = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
     rotate: Annotated[
         bool | None, typer.Option("--rotate", help="Ask another replica with every request.", show_default=False)
     ] = None,
@@ -43,9 +43,9 @@ def client(
     tls_client_cert: Annotated[Path | None, typer.Option(help="Mutual TLS: what to show to the services.")] = None,
     tls_client_key: Annotated[Path | None, typer.Option(help="Key of that certificate.")] = None,
     insecure: options.Insecure = None,
-    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
-    log_format: Annotated[str | None, typer.Option(help="console or json.")] = None,
-    trace: Annotated[str | None, typer.Option(help="OTLP endpoint for traces (extra otel).")] = None,
+    log_level: options.LogLevel = None,
+    log_format: options.LogFormat = None,
+    trace: options.Trace = None,
 ) -> None:
     """Join with your data, and work for every run that fits, until Ctrl-C.  Only outbound connections are made."""
     given: dict[str, Any] = {key: value for key, value in locals().items() if value is not None and value != []}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -23,7 +25,56 @@ Insecure = Annotated[bool | None, typer.Option("--insecure", help="Speak without
 Folder = Annotated[Path | None, typer.Option(help="Folder of the services on this machine (default: .cutlayer).")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, as `cutlayer submit` printed it.")]
 
+LogLevel = Annotated[str | None, typer.Option(help="debug, info, warning or error.")]
+LogFormat = Annotated[str | None, typer.Option(help="console or json.")]
+Trace = Annotated[str | None, typer.Option(help="OTLP endpoint for traces (extra otel).")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
+Threads = Annotated[int | None, typer.Option(help="Threads of torch.")]
+
+Group = Mapping[str, Any]
+"""Options that belong together: the annotation of each, by the name that it has in the command."""
+Given = dict[str, Any]
+"""Which options of a group were given, and with what."""
+
+PLACE: Group = {
+    "server": Server,
+    "token": Token,
+    "token_file": TokenFile,
+    "ca": Ca,
+    "insecure": Insecure,
+    "folder": Folder,
+}
+"""Where the backend is."""
+
 _after_interrupt: list[str] = []
+
+
+def taking(**groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of some groups: its parameter of a group's name gets those that were given."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(command, include_extras=True)
+        found: list[inspect.Parameter] = []
+        for name, own in inspect.signature(command).parameters.items():
+            options = groups.get(name, {name: hints[name]})
+            default = None if name in groups else own.default
+            found += [
+                inspect.Parameter(each, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+                for each, annotation in options.items()
+            ]
+
+        @wraps(command)
+        def called(**said: Any) -> None:
+            for name, options in groups.items():
+                said[name] = {each: value for each in options if (value := said.pop(each)) not in (None, [])}
+            command(**said)
+
+        del called.__wrapped__
+        called.__signature__ = inspect.Signature(found)  # type: ignore[attr-defined]
+        called.__annotations__ = {each.name: each.annotation for each in found}
+        return called
+
+    return decorate
 
 
 def going_on(sentence: str) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Out = Annotated[Path | None, typer.Option(help="Run folder for the result: configuration, metrics, model, report.")]
 
 
+@options.taking(place=options.PLACE)
 def submit(
     arguments: Annotated[
         list[str] | None,
@@ -26,12 +27,8 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="As --watch, without showing it.")] = False,
     out: Out = None,
     name: Annotated[str | None, typer.Option(help="How the run's id begins.")] = None,
-    server: options.Server = None,
-    token: options.Token = None,
-    token_file: options.TokenFile = None,
-    ca: options.Ca = None,
-    insecure: options.Insecure = None,
-    folder: options.Folder = None,
+    *,
+    place: options.Given,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -47,9 +44,9 @@ def submit(
     out = out or (Path(experiment.out) if experiment.out else None)
     if out is not None:
         check_new(out)
-    place = connect(server, token, token_file, ca, insecure, folder)
+    there = connect(**place)
     try:
-        run = place.backend().submit(experiment.model_copy(update={"out": None}).as_dict(), name or experiment.name)
+        run = there.backend().submit(experiment.model_copy(update={"out": None}).as_dict(), name or experiment.name)
     except Unprocessable as error:
         if error.code == "bad_experiment":
             raise ConfigError(str(error)) from None
@@ -59,18 +56,15 @@ def submit(
         return
     if not quiet and not as_json:
         options.note(f"submitted {run}")
-    _watch(place.backend(patience=None), run, out or Path("runs") / run, as_json, quiet or wait)
+    _watch(there.backend(patience=None), run, out or Path("runs") / run, as_json, quiet or wait)
 
 
+@options.taking(place=options.PLACE)
 def watch(
     run: options.Run,
     out: Out = None,
-    server: options.Server = None,
-    token: options.Token = None,
-    token_file: options.TokenFile = None,
-    ca: options.Ca = None,
-    insecure: options.Insecure = None,
-    folder: options.Folder = None,
+    *,
+    place: options.Given,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -80,40 +74,34 @@ def watch(
 
     if out is not None:
         check_new(out)
-    place = connect(server, token, token_file, ca, insecure, folder)
-    place.backend().run(run)  # a wrong id, token or address is said at once; later the backend may be away
-    _watch(place.backend(patience=None), run, out, as_json, quiet)
+    there = connect(**place)
+    there.backend().run(run)  # a wrong id, token or address is said at once; later the backend may be away
+    _watch(there.backend(patience=None), run, out, as_json, quiet)
 
 
+@options.taking(place=options.PLACE)
 def cancel(
     run: options.Run,
-    server: options.Server = None,
-    token: options.Token = None,
-    token_file: options.TokenFile = None,
-    ca: options.Ca = None,
-    insecure: options.Insecure = None,
-    folder: options.Folder = None,
+    *,
+    place: options.Given,
     as_json: options.Json = False,
 ) -> None:
     """End a run for good; its metrics stay."""
-    _act("cancel", run, as_json, (server, token, token_file, ca, insecure, folder))
+    _act("cancel", run, as_json, place)
 
 
+@options.taking(place=options.PLACE)
 def pause(
     run: options.Run,
-    server: options.Server = None,
-    token: options.Token = None,
-    token_file: options.TokenFile = None,
-    ca: options.Ca = None,
-    insecure: options.Insecure = None,
-    folder: options.Folder = None,
+    *,
+    place: options.Given,
     as_json: options.Json = False,
 ) -> None:
     """Let a run wait: clients finish what they do, and nothing new begins."""
-    _act("pause", run, as_json, (server, token, token_file, ca, insecure, folder))
+    _act("pause", run, as_json, place)
 
 
-def resume(run: str, as_json: bool, place: tuple[object, ...]) -> None:
+def resume(run: str, as_json: bool, place: options.Given) -> None:
     """Let a paused run go on."""
     _act("resume", run, as_json, place)
 
@@ -189,10 +177,10 @@ def _watch(backend: Backend, run: str, out: Path | None, as_json: bool, quiet: b
     show(ended, out, as_json)
 
 
-def _act(act: str, run: str, as_json: bool, place: tuple[object, ...]) -> None:
+def _act(act: str, run: str, as_json: bool, place: options.Given) -> None:
     from cutlayer.commands.connecting import connect
 
-    backend = connect(*place).backend()  # type: ignore[arg-type]
+    backend = connect(**place).backend()
     getattr(backend, act)(run)
     found = backend.run(run)
     if as_json:

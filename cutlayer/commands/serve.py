@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from cutlayer.commands import options
+
 app = typer.Typer(no_args_is_help=True, help="Run one service in this process: backend, split or fed.")
 
 _LISTEN, _TRUST, _WORK, _LOG = "Listening", "Trust", "Work", "Logs"
@@ -70,28 +72,48 @@ Allow = Annotated[
     list[str] | None, typer.Option(help="A module whose code an experiment may name.", rich_help_panel=_WORK)
 ]
 
+LISTENING: options.Group = {
+    "host": Host,
+    "port": Port,
+    "public_url": PublicUrl,
+    "announce": Announce,
+    "grace": Grace,
+    "rate": Rate,
+    "burst": Burst,
+    "body_limit": BodyLimit,
+    "proxies": Proxies,
+}
+TRUST: options.Group = {
+    "tls_cert": TlsCert,
+    "tls_key": TlsKey,
+    "tls_client_ca": TlsClientCa,
+    "ca": Ca,
+    "insecure": Insecure,
+    "secret_file": SecretFile,
+}
+LOGS: options.Group = {"log_level": LogLevel, "log_format": LogFormat, "trace": Trace}
+WORK: options.Group = {
+    "tls_client_cert": TlsClientCert,
+    "tls_client_key": TlsClientKey,
+    "token_file": TokenFile,
+    "sync": Sync,
+    "id": Id,
+    "device": Device,
+    "threads": Threads,
+    "data": Data,
+    "allow": Allow,
+}
+"""What split and federated servers have in common."""
+
 
 @app.command()
+@options.taking(listening=LISTENING, trust=TRUST, logs=LOGS)
 def backend(
     folder: Folder = None,
-    host: Host = None,
-    port: Port = None,
-    public_url: PublicUrl = None,
-    announce: Announce = None,
-    grace: Grace = None,
-    rate: Rate = None,
-    burst: Burst = None,
-    body_limit: BodyLimit = None,
-    proxies: Proxies = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
-    tls_client_ca: TlsClientCa = None,
-    ca: Ca = None,
-    insecure: Insecure = None,
-    secret_file: SecretFile = None,
-    log_level: LogLevel = None,
-    log_format: LogFormat = None,
-    trace: Trace = None,
+    *,
+    listening: options.Given,
+    trust: options.Given,
+    logs: options.Given,
     database: Annotated[
         str | None,
         typer.Option(help="sqlite+aiosqlite:///file or postgresql+asyncpg://user@host/name."),
@@ -133,37 +155,16 @@ def backend(
 
 
 @app.command()
+@options.taking(listening=LISTENING, trust=TRUST, logs=LOGS, work=WORK)
 def split(
     folder: Folder = None,
     backend: Url = None,
     store: Store = None,
-    host: Host = None,
-    port: Port = None,
-    public_url: PublicUrl = None,
-    announce: Announce = None,
-    grace: Grace = None,
-    rate: Rate = None,
-    burst: Burst = None,
-    body_limit: BodyLimit = None,
-    proxies: Proxies = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
-    tls_client_ca: TlsClientCa = None,
-    tls_client_cert: TlsClientCert = None,
-    tls_client_key: TlsClientKey = None,
-    ca: Ca = None,
-    insecure: Insecure = None,
-    token_file: TokenFile = None,
-    secret_file: SecretFile = None,
-    log_level: LogLevel = None,
-    log_format: LogFormat = None,
-    trace: Trace = None,
-    sync: Sync = None,
-    id: Id = None,
-    device: Device = None,
-    threads: Threads = None,
-    data: Data = None,
-    allow: Allow = None,
+    *,
+    listening: options.Given,
+    trust: options.Given,
+    logs: options.Given,
+    work: options.Given,
     graphs: Annotated[
         int | None, typer.Option(help="Recent graphs that are kept for backward.", rich_help_panel=_WORK)
     ] = None,
@@ -183,37 +184,16 @@ def split(
 
 
 @app.command()
+@options.taking(listening=LISTENING, trust=TRUST, logs=LOGS, work=WORK)
 def fed(
     folder: Folder = None,
     backend: Url = None,
     store: Store = None,
-    host: Host = None,
-    port: Port = None,
-    public_url: PublicUrl = None,
-    announce: Announce = None,
-    grace: Grace = None,
-    rate: Rate = None,
-    burst: Burst = None,
-    body_limit: BodyLimit = None,
-    proxies: Proxies = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
-    tls_client_ca: TlsClientCa = None,
-    tls_client_cert: TlsClientCert = None,
-    tls_client_key: TlsClientKey = None,
-    ca: Ca = None,
-    insecure: Insecure = None,
-    token_file: TokenFile = None,
-    secret_file: SecretFile = None,
-    log_level: LogLevel = None,
-    log_format: LogFormat = None,
-    trace: Trace = None,
-    sync: Sync = None,
-    id: Id = None,
-    device: Device = None,
-    threads: Threads = None,
-    data: Data = None,
-    allow: Allow = None,
+    *,
+    listening: options.Given,
+    trust: options.Given,
+    logs: options.Given,
+    work: options.Given,
 ) -> None:
     """The federated server: averages the clients' parts."""
     given = _given(locals())
@@ -226,6 +206,7 @@ def fed(
     serve(settings)
 
 
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that were given: an empty list is none."""
-    return {name: value for name, value in options.items() if value is not None and value != []}
+def _given(said: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that were given, those of groups with the others: an empty list is none."""
+    groups = [said.pop(name) for name in ("listening", "trust", "logs", "work") if name in said]
+    return {name: value for part in (said, *groups) for name, value in part.items() if value not in (None, [])}

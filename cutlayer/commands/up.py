@@ -109,27 +109,24 @@ def logs(
         show(file, line)
 
 
+@options.taking(place=options.PLACE)
 def status(
     run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run, to see more of it.")] = None,
-    server: options.Server = None,
-    token: options.Token = None,
-    token_file: options.TokenFile = None,
-    ca: options.Ca = None,
-    insecure: options.Insecure = None,
-    folder: options.Folder = None,
+    *,
+    place: options.Given,
     as_json: options.Json = False,
 ) -> None:
     """Say which services, clients and runs there are, and how they are."""
     from cutlayer.commands.connecting import connect, deployment
 
     if run is not None:
-        _show_run(connect(server, token, token_file, ca, insecure, folder), run, as_json)
-    elif server is not None or (folder is None and os.environ.get("CUTLAYER_SERVER")):
-        _show_remote(connect(server, token, token_file, ca, insecure, folder), as_json)
+        _show_run(connect(**place), run, as_json)
+    elif "server" in place or ("folder" not in place and os.environ.get("CUTLAYER_SERVER")):
+        _show_remote(connect(**place), as_json)
     else:
         from cutlayer.services.local.status import status as look
 
-        there = deployment(folder)
+        there = deployment(place.get("folder"))
         _show_local(there, look(there), as_json)
 
 
