@@ -4,10 +4,9 @@ An object is one message (`cutlayer.wire`), so any safetensors reader opens it. 
 whole object (XXH3 of 64 bits: a tenth of CRC-32's time), taken with its own digits as zeros, and its path: a torn,
 truncated, changed or foreign object, and one that belongs elsewhere, is a `DamagedObject` and never data.
 
-In a local folder obstore writes a file beside the target and then renames it (or links it, for a conditional put), so
-readers and SIGKILL meet whole objects only.  It does not call fsync: after a power failure an object may be torn, which
-the checksum tells; ``sync=True`` pays for an fsync per object and makes what was put survive that too.  A writer that
-was killed leaves its file ``name#1`` behind; `sweep` removes these.
+In a local folder (`cutlayer.store.folder`) readers and SIGKILL meet whole objects only.  Nothing calls fsync: after a
+power failure an object may be torn, which the checksum tells; ``sync=True`` pays for an fsync per object and makes what
+was put survive that too.  A writer that was killed leaves its file ``name#1`` behind; `sweep` removes these.
 """
 
 from __future__ import annotations
@@ -16,12 +15,10 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import obstore
 from obstore import exceptions
 from obstore import store as backends
 from xxhash import xxh3_64
@@ -29,6 +26,8 @@ from xxhash import xxh3_64
 from cutlayer import wire
 from cutlayer.errors import ConfigError, DamagedObject, MissingObject, NoSpace, ObjectExists, StoreError, WireError
 from cutlayer.store.base import Meta, Paths, Tensors, check
+from cutlayer.store.folder import Folder, staged
+from cutlayer.store.remote import Remote
 
 _KIND = "object"
 _DIGITS = 16
@@ -38,8 +37,9 @@ _PREFIX = (
 )
 _AT = 8 + len(_PREFIX)
 _PEEKED = 16384
-_FULL = re.compile(r"os error (28|122|27)\b|No space left|quota|EntityTooLarge|InsufficientStorage", re.IGNORECASE)
-_STAGED = re.compile(r"#\d+$")
+_FULL = re.compile(
+    r"(os error|Errno) (28|122|27)\b|No space left|quota|EntityTooLarge|InsufficientStorage", re.IGNORECASE
+)
 
 
 class ObjectStore:
@@ -61,16 +61,16 @@ class ObjectStore:
         self.url = os.fspath(url)
         self.folder: Path | None = None
         self._sync = sync
-        self._store: Any
+        self._objects: Folder | Remote
         if self.url.startswith("file://") or "://" not in self.url:
             self.folder = Path(self.url.removeprefix("file://")).absolute()
             with _explained(self.url, "open"):
                 self.folder.mkdir(parents=True, exist_ok=True)
-                self._store = backends.LocalStore(self.folder)
+            self._objects = Folder(self.folder)
         elif self.url == "memory://":
-            self._store = backends.MemoryStore()
+            self._objects = Remote(backends.MemoryStore())
         else:
-            self._store = _remote(self.url, options)
+            self._objects = Remote(_opened(self.url, options))
 
     def put(self, path: str, tensors: Tensors, meta: Meta | None = None, *, if_absent: bool = False) -> None:
         buffers = wire.parts(wire.Message(_KIND, tensors, {"sum": _ZEROS, "path": check(path), "meta": meta or {}}))
@@ -80,15 +80,14 @@ class ObjectStore:
         header = bytes(buffers[0])
         buffers[0] = header[:_AT] + checksum.hexdigest().encode() + header[_AT + _DIGITS :]
         with _explained(path, "write"):
-            obstore.put(
-                self._store, path, b"".join(buffers), mode="create" if if_absent else "overwrite", use_multipart=False
-            )
+            if not self._objects.put(path, buffers, if_absent=if_absent):
+                raise ObjectExists(f"{path} exists already in the store; another writer was first")
             if self._sync and self.folder is not None:
                 _flush(self.folder / path, self.folder)
 
     def get(self, path: str) -> tuple[Tensors, Meta]:
         with _explained(path, "read"):
-            data = memoryview(obstore.get(self._store, check(path)).bytes())
+            data = memoryview(self._objects.get(check(path)))
         if data[8:_AT] != _PREFIX:
             raise _damaged(path, f"{len(data)} bytes that cutlayer did not write, or not to their end")
         checksum = xxh3_64(data[:_AT])
@@ -104,11 +103,11 @@ class ObjectStore:
 
     def meta(self, path: str) -> Meta:
         with _explained(path, "read"):
-            if not obstore.head(self._store, check(path))["size"]:
-                raise _damaged(path, "nothing")
-            data = bytes(obstore.get_range(self._store, path, start=0, end=_PEEKED))
+            data = self._objects.get(check(path), _PEEKED)
             if len(data) == _PEEKED < (length := wire.header_bytes(data)) <= wire.MAX_HEADER:
-                data = bytes(obstore.get_range(self._store, path, start=0, end=length))
+                data = self._objects.get(path, length)
+        if not data:
+            raise _damaged(path, "nothing")
         try:
             kind, meta = wire.peek(data)
         except WireError as error:
@@ -120,7 +119,7 @@ class ObjectStore:
     def delete(self, path: str) -> None:
         try:
             with _explained(path, "delete"):
-                obstore.delete(self._store, check(path))
+                self._objects.delete(check(path))
         except MissingObject:
             return
 
@@ -128,12 +127,8 @@ class ObjectStore:
         return sorted(path for path, _ in self._entries(prefix))
 
     def exists(self, path: str) -> bool:
-        try:
-            with _explained(path, "look for"):
-                obstore.head(self._store, check(path))
-        except MissingObject:
-            return False
-        return True
+        with _explained(path, "look for"):
+            return self._objects.exists(check(path))
 
     def size_bytes(self, prefix: str = "") -> int:
         return sum(size for _, size in self._entries(prefix))
@@ -141,20 +136,18 @@ class ObjectStore:
     def _entries(self, prefix: str) -> Iterator[tuple[str, int]]:
         prefix = check(prefix.rstrip("/")) if prefix else ""
         with _explained(prefix or "the store", "list"):
-            for chunk in obstore.list(self._store, prefix or None):
-                for entry in chunk:
-                    yield entry["path"], entry["size"]
+            yield from self._objects.entries(prefix)
 
     def sweep(self, older_than: float = 3600.0) -> int:
         """Remove from a local folder what killed writers left and empty folders, if unchanged for so many seconds.
 
-        Returns the bytes freed.  (obstore can remove folders as they become empty, but then fails writers that are
-        about to use them.)
+        Returns the bytes freed.  (A folder that were removed as soon as it is empty would fail writers that are about
+        to use it.)
         """
         freed, limit = 0, time.time() - older_than
         for folder, _, names in os.walk(self.folder, topdown=False) if self.folder is not None else ():
             with _explained(folder, "sweep"):
-                for file in (Path(folder, name) for name in names if _STAGED.search(name)):
+                for file in (Path(folder, name) for name in names if staged(name)):
                     if (stat := file.stat()).st_mtime < limit:
                         file.unlink(missing_ok=True)
                         freed += stat.st_size
@@ -163,7 +156,7 @@ class ObjectStore:
         return freed
 
 
-def _remote(url: str, options: Mapping[str, Any]) -> Any:
+def _opened(url: str, options: Mapping[str, Any]) -> Any:
     client = options.get("client_options")
     config = {key: value for key, value in options.items() if key != "client_options"}
     retry = {"max_retries": 4, "retry_timeout": timedelta(seconds=30)}
@@ -189,17 +182,25 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-@contextmanager
-def _explained(path: str, what: str) -> Iterator[None]:
-    """Turn what obstore and the operating system raise into cutlayer's errors."""
-    try:
-        yield
-    except (FileNotFoundError, exceptions.NotFoundError) as error:
-        raise MissingObject(f"{path} is not in the store; it was never written, or deleted") from error
-    except (exceptions.AlreadyExistsError, exceptions.PreconditionError) as error:
-        raise ObjectExists(f"{path} exists already in the store; another writer was first") from error
-    except (exceptions.BaseError, OSError) as error:
-        text = _first_line(error)
+class _explained:  # noqa: N801 (read as a word: with _explained(path, "read"))
+    """Turns what obstore and the operating system raise inside into cutlayer's errors."""
+
+    __slots__ = ("_path", "_what")
+
+    def __init__(self, path: str, what: str) -> None:
+        self._path, self._what = path, what
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            return
+        path, what, text = self._path, self._what, _first_line(error)
+        if isinstance(error, FileNotFoundError | exceptions.NotFoundError):
+            raise MissingObject(f"{path} is not in the store; it was never written, or deleted") from error
+        if not isinstance(error, exceptions.BaseError | OSError):
+            return
         if _FULL.search(str(error)):
             raise NoSpace(f"cannot {what} {path}: the disk or quota is full ({text}); free some space") from error
         raise StoreError(f"cannot {what} {path}: {text}; check that the store can be reached and written") from error

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from cutlayer.errors import DamagedObject, MissingObject, NoSpace, StoreError
 from cutlayer.store import ObjectStore
+from cutlayer.store.remote import Remote
 from cutlayer.wire import Message, encode
 
 TENSORS = {"weight": torch.arange(300.0), "mask": torch.tensor([True, False]), "empty": torch.empty(0)}
@@ -90,12 +91,11 @@ def test_an_object_that_belongs_elsewhere_is_refused(folder: ObjectStore) -> Non
 
 
 def test_damage_in_s3_is_noticed_too(s3: object) -> None:
-    import obstore
-
     store: ObjectStore = s3()  # type: ignore[operator]
     store.put(PATH, TENSORS)
-    raw = bytes(obstore.get(store._store, PATH).bytes())
-    obstore.put(store._store, PATH, raw[:-1])
+    assert isinstance(store._objects, Remote)
+    raw = bytes(store._objects.get(PATH))
+    store._objects.put(PATH, [raw[:-1]], if_absent=False)
     with pytest.raises(DamagedObject, match=PATH):
         store.get(PATH)
 
@@ -227,3 +227,30 @@ def test_a_sweep_removes_what_killed_writers_left_and_empty_folders(folder: Obje
     assert not (folder.folder / "runs" / "old" / "gradients").exists()
     assert [each.name for each in file.parent.iterdir()] == ["00000001"]
     folder.get(PATH)
+
+
+def test_a_folder_among_objects_is_none(folder: ObjectStore) -> None:
+    written(folder)
+    assert not folder.exists("runs/r/weights")
+    for path in ("runs/r/weights", f"{PATH}/more"):
+        with pytest.raises(MissingObject):
+            folder.get(path)
+    assert folder.list(PATH) == []
+    with pytest.raises(StoreError, match="Not a directory"):
+        folder.put(f"{PATH}/more", TENSORS)
+
+
+def test_what_a_killed_writer_left_is_in_nobodys_way(folder: ObjectStore) -> None:
+    file = written(folder)
+    for number in (1, 2):
+        (file.parent / f"00000002#{number}").write_bytes(bytes(10))
+    folder.put("runs/r/weights/backbone/00000002", TENSORS, if_absent=True)
+    assert folder.list("runs") == [PATH, "runs/r/weights/backbone/00000002"]
+    assert sorted(each.name for each in file.parent.iterdir()) == ["00000001", "00000002", "00000002#1", "00000002#2"]
+
+
+def test_an_object_of_more_tensors_than_one_call_can_write(folder: ObjectStore) -> None:
+    tensors = {f"{i}": torch.full((3,), i) for i in range(1100)}
+    folder.put(PATH, tensors)
+    found = folder.get(PATH)[0]
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
