@@ -21,6 +21,7 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.response import BaseHTTPResponse
 
 from cutlayer.services.errors import ServiceError, of_status
+from cutlayer.services.line import Content, Line
 
 RETRIED = frozenset({429, 502, 503, 504})
 CONNECT_TIMEOUT = 10.0
@@ -64,12 +65,50 @@ class Endpoint:
         self._secure = secure if parts.scheme == "https" else None
         self._timeout, self._stop = timeout, stop
         self._idle: list[HTTPConnection] = []
-        self._busy: set[HTTPConnection] = set()
+        self._lines: list[Line] = []
+        self._busy: set[HTTPConnection | Line] = set()
 
-    def ask(
+    def ask(self, method: str, path: str, headers: Mapping[str, str], body: Body) -> Content:
+        """Send one request and return the answer's content, held in memory.
+
+        Raises Failed where the request may be repeated, and what the service raised where not.
+        """
+        line, kept = self._line()
+        self._busy.add(line)
+        with self._failing(line, kept):
+            if self._stop.is_set():  # set while this was connecting, when nobody could shut it
+                raise Interrupted("interrupted")
+            answer = line.ask(method, f"{self._prefix}{path}", headers, body.pieces() or (), body.size)
+        if line.kept:
+            self._busy.discard(line)
+            self._lines.append(line)
+        else:
+            self.drop(line)
+        if answer.status < 300:
+            return answer.content
+        after = answer.fields.get(b"retry-after")
+        raise self._refusal(answer.status, None if after is None else after.decode("latin-1"), answer.content)
+
+    def _line(self) -> tuple[Line, bool]:
+        """Return a line, and whether it was kept from a request before."""
+        while self._lines:
+            try:
+                line = self._lines.pop()
+            except IndexError:  # another thread was faster
+                break
+            if line.usable():
+                return line, True
+            line.close()
+        try:
+            first = min(CONNECT_TIMEOUT, self._timeout)
+            return Line(self._host, self._port, self._secure, first, self._timeout), False
+        except FAILURES as error:
+            raise Failed(f"{self.url} {_words(error)}") from None
+
+    def read(
         self, method: str, path: str, headers: Mapping[str, str], body: Body, read: Callable[[BaseHTTPResponse], T]
     ) -> T:
-        """Send one request and return what ``read`` makes of the answer.  Raises Failed where it may be repeated."""
+        """Send one request and return what ``read`` makes of the answer, piece by piece.  Raises as :meth:`ask`."""
         response, connection = self.open(method, path, headers, body)
         with self._failing(connection):
             found = read(response)
@@ -93,10 +132,10 @@ class Endpoint:
                 return response, connection
             content = response.read()
         self._keep(connection)
-        raise self._refusal(response, content)
+        raise self._refusal(response.status, response.headers.get("Retry-After"), content)
 
     @contextmanager
-    def _failing(self, connection: HTTPConnection, kept: bool = False) -> Iterator[None]:
+    def _failing(self, connection: HTTPConnection | Line, kept: bool = False) -> Iterator[None]:
         try:
             yield
         except BaseException as error:
@@ -110,7 +149,7 @@ class Endpoint:
         self._busy.discard(connection)
         self._idle.append(connection)
 
-    def drop(self, connection: HTTPConnection) -> None:
+    def drop(self, connection: HTTPConnection | Line) -> None:
         """Close a connection that is not to be used again."""
         self._busy.discard(connection)
         connection.close()
@@ -124,8 +163,9 @@ class Endpoint:
 
     def close(self) -> None:
         """Close the idle connections."""
-        while self._idle:
-            self._idle.pop().close()
+        for idle in (self._idle, self._lines):
+            while idle:
+                idle.pop().close()
 
     def _connect(self) -> tuple[HTTPConnection, bool]:
         while self._idle:
@@ -160,10 +200,9 @@ class Endpoint:
                 raise
         return connection.getresponse()
 
-    def _refusal(self, response: BaseHTTPResponse, content: bytes) -> Exception:
+    def _refusal(self, status: int, retry_after: str | None, content: Content) -> Exception:
         said, code = _sentence(content)
-        status = response.status
-        after = _retry_after(response.headers.get("Retry-After"))
+        after = _retry_after(retry_after)
         if status in RETRIED:
             return Failed(f"{self.url} answers {status}{f' ({said})' if said else ''}", after, status == 429)
         if not said:
@@ -209,7 +248,7 @@ class File:
 EMPTY = Buffers(())
 
 
-def _sentence(content: bytes) -> tuple[str, str]:
+def _sentence(content: Content) -> tuple[str, str]:
     """Return the sentence and the machine word of an error's body, empty where it has none."""
     try:
         found = json.loads(content)

@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
-from uuid import uuid4
 
 from urllib3.response import BaseHTTPResponse
 
@@ -44,6 +43,7 @@ from cutlayer.services.connection import (
     Interrupted,
 )
 from cutlayer.services.errors import ServiceError, Unavailable
+from cutlayer.services.line import Content
 from cutlayer.services.tls import client_context
 from cutlayer.version import __version__
 
@@ -133,7 +133,7 @@ class Link:
         """Send ``body`` as JSON and return the decoded answer, None where it is empty (204)."""
         pieces = [] if body is None else [jsonlib.dumps(body, separators=(",", ":")).encode()]
         headers = {"Accept": "application/json"} | ({"Content-Type": "application/json"} if pieces else {})
-        content = self._request(method, _with(path, query), headers, Buffers(pieces), _whole)
+        content = self._request(method, _with(path, query), headers, Buffers(pieces))
         if not content:
             return None
         try:
@@ -145,14 +145,14 @@ class Link:
 
     def binary(
         self, method: str, path: str, buffers: Sequence[bytes | memoryview], headers: Mapping[str, str] | None = None
-    ) -> bytes:
+    ) -> Content:
         """Send ``buffers`` one after another as one body, without joining large ones, and return the answer's bytes."""
         sent = {"Content-Type": "application/octet-stream", **(headers or {})}
-        return self._request(method, path, sent, Buffers(buffers), _whole)
+        return self._request(method, path, sent, Buffers(buffers))
 
-    def upload(self, method: str, path: str, source: Path) -> bytes:
+    def upload(self, method: str, path: str, source: Path) -> Content:
         """Send the file ``source`` as the body, in pieces."""
-        return self._request(method, path, {"Content-Type": "application/octet-stream"}, File(source), _whole)
+        return self._request(method, path, {"Content-Type": "application/octet-stream"}, File(source))
 
     def download(self, path: str, target: Path) -> int:
         """Write the answer to ``target``, replaced whole once all has come, and return its size in bytes."""
@@ -167,7 +167,7 @@ class Link:
                 return file.tell()
 
         try:
-            size = self._request("GET", path, {}, EMPTY, write)
+            size = self._until(lambda end, sent: end.read("GET", path, sent, EMPTY, write), {})
             os.replace(part, target)
         finally:
             part.unlink(missing_ok=True)
@@ -213,15 +213,13 @@ class Link:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _request(
-        self, method: str, path: str, headers: Mapping[str, str], body: Body, read: Callable[[BaseHTTPResponse], T]
-    ) -> T:
+    def _request(self, method: str, path: str, headers: Mapping[str, str], body: Body) -> Content:
         with tracing.span(method, path=path):
-            return self._until(lambda end, sent: end.ask(method, path, sent, body, read), headers)
+            return self._until(lambda end, sent: end.ask(method, path, sent, body), headers)
 
     def _until(self, attempt: Callable[[Endpoint, Mapping[str, str]], T], headers: Mapping[str, str]) -> T:
         """Attempt at one service after the other until there is an answer, and return it."""
-        sent = {**self._headers, "X-Request-ID": uuid4().hex, **tracing.outgoing(), **headers}
+        sent = {**self._headers, "X-Request-ID": os.urandom(16).hex(), **tracing.outgoing(), **headers}
         until = None if self._patience is None else time.monotonic() + self._patience
         failures, stale, settled, after = 0, 0, 0, 0.0
         if self._rotate:
@@ -272,10 +270,6 @@ def _with(path: str, query: Query | None) -> str:
     return f"{path}?{urlencode(asked, quote_via=quote)}" if asked else path
 
 
-def _whole(response: BaseHTTPResponse) -> bytes:
-    return response.read()
-
-
 def _parsed(response: BaseHTTPResponse) -> Iterator[Event]:
     """Yield the events of a stream; one that is torn at the end is left out."""
     rest = b""
@@ -310,5 +304,5 @@ def _backoff(failures: int) -> float:
     return min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(failures, 20)) * random.uniform(0.5, 1.0)
 
 
-def _shown(content: bytes) -> str:
+def _shown(content: Content) -> str:
     return repr(content[:40].decode("utf-8", "replace"))

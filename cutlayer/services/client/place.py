@@ -57,7 +57,7 @@ class Place:
             if old.name != self._journal.name:
                 old.unlink(missing_ok=True)
 
-    def write(self, content: bytes) -> None:
+    def write(self, content: bytes | bytearray) -> None:
         """Append a reply to the journal."""
         head = len(content).to_bytes(8, "little") + zlib.crc32(content).to_bytes(4, "little")
         try:

@@ -9,6 +9,7 @@ from cutlayer import wire
 from cutlayer.services.api import Backend
 from cutlayer.services.errors import Unauthorized
 from cutlayer.services.http import Link, Unreachable
+from cutlayer.services.line import Content
 from cutlayer.services.protocol import Task
 from cutlayer.transport import Traffic
 from cutlayer.wire import Message
@@ -33,7 +34,7 @@ class DataPlane:
         self._check = check
         self._task = task
         self._links: dict[str, Link] = {}
-        self.content = b""
+        self.content: Content = b""
         """The last reply as it came."""
 
     def request(self, message: Message) -> Message:
