@@ -328,7 +328,7 @@ class WindowReplica:
         GradientLedger(self._store, self._run, version).discard()
         for path in self._store.list(f"runs/{self._run}/deltas"):
             if path.split("/")[3] < version_text(version):
-                self._store.delete(path)
+                self._store.recycle(path)
         self.window.versions.collect(BACKBONE, {version, version + 1})
 
     # --- evaluation ---------------------------------------------------------------------------------------------

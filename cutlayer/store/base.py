@@ -55,6 +55,13 @@ class TensorStore(Protocol):
         """Remove an object; it is no error if it is not there."""
         ...
 
+    def recycle(self, path: str) -> None:
+        """Remove an object that is only of use to whoever goes through the store: its room may be used again.
+
+        Not for objects that others may have opened as files, as they do with weights.
+        """
+        ...
+
     def list(self, prefix: str) -> Paths:
         """Return the paths of all objects under the folder ``prefix``, sorted."""
         ...

@@ -186,7 +186,7 @@ class GradientLedger:
         if fold.path != path:
             self._store.put(path, *_pack(fold))
             if fold.path is not None:
-                self._store.delete(fold.path)
+                self._store.recycle(fold.path)
             fold.path, fold.owned = path, False
         return path
 
@@ -268,7 +268,7 @@ class GradientLedger:
     def discard(self) -> None:
         """Remove all files of this version: its update is published."""
         for path in self._store.list(self.folder):
-            self._store.delete(path)
+            self._store.recycle(path)
         self._running.clear()
         self._resting.clear()
         self._singles.clear()

@@ -67,6 +67,9 @@ class MemoryStore:
             if not self._folders[folder]:
                 del self._folders[folder]
 
+    def recycle(self, path: str) -> None:
+        self.delete(path)
+
     def list(self, prefix: str) -> Paths:
         prefix = prefix.rstrip("/")
         inside = f"{prefix}/" if prefix else ""

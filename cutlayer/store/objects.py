@@ -123,6 +123,13 @@ class ObjectStore:
         except MissingObject:
             return
 
+    def recycle(self, path: str) -> None:
+        try:
+            with _explained(path, "delete"):
+                self._objects.recycle(check(path))
+        except MissingObject:
+            return
+
     def list(self, prefix: str) -> Paths:
         return sorted(path for path, _ in self._entries(prefix))
 

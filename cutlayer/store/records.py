@@ -115,7 +115,7 @@ class ForwardRecords:
 
     def delete(self, uuid: str) -> None:
         """Remove a record; its δ, if any, stays."""
-        self._store.delete(f"{self.forwards}/{uuid}")
+        self._store.recycle(f"{self.forwards}/{uuid}")
 
     def notes(self) -> list[RecordNote]:
         """Return all records of the run without their tensors, by key."""
@@ -161,7 +161,7 @@ class ForwardRecords:
 
     def delete_delta(self, record: ForwardRecord | RecordNote) -> None:
         """Remove δ of a batch."""
-        self._store.delete(self._delta(record))
+        self._store.recycle(self._delta(record))
 
     def counted(self, version: int) -> dict[BatchKey, str]:
         """Return the batches that count in the update of ``version``, with their uuids, by key: those with a δ."""

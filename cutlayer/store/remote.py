@@ -41,6 +41,10 @@ class Remote:
         """Remove an object."""
         obstore.delete(self.store, path)
 
+    def recycle(self, path: str) -> None:
+        """Remove an object."""
+        self.delete(path)
+
     def exists(self, path: str) -> bool:
         """Say whether there is an object."""
         try:

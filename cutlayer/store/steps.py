@@ -108,11 +108,11 @@ class StepLog:
     def delete(self, round_number: int, client: int | None = None, turn: int | None = None) -> None:
         """Delete a round, a client's share of it, or a slot."""
         if client is not None and turn is not None:
-            self._store.delete(self._slot(round_number, client, turn))
+            self._store.recycle(self._slot(round_number, client, turn))
             return
         folder = f"{self.steps}/{round_number:06d}" + ("" if client is None else f"/{client}")
         for path in self._store.list(folder):
-            self._store.delete(path)
+            self._store.recycle(path)
 
     def _slot(self, round_number: int, client: int, turn: int) -> str:
         return f"{self.steps}/{round_number:06d}/{client}/{turn:06d}"
