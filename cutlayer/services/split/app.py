@@ -116,11 +116,13 @@ class SplitService:
             try:
                 if message is None:
                     message = wire.decode(body)
-                ready = self._cost < QUICK and self.hosting.at_hand(ticket.run, ticket.round)
-                if ready and self._model.acquire(blocking=False):
-                    content = self._at_once(ticket, kind, message)
-                else:
+                if not self._quick(ticket):
                     content = await loop.run_in_executor(self.compute, self._in_turn, ticket, kind, message)
+                elif self._model.acquire(blocking=False):
+                    content = self._at_once(ticket, kind, message)
+                else:  # what is at work goes on in its thread, but this answer need not, nor those that come meanwhile
+                    await loop.run_in_executor(self.compute, _nothing)
+                    continue
             except NotYet as reason:
                 if self._stopping:
                     raise Unavailable("this server is about to end; ask another one, or come back") from None
@@ -137,6 +139,10 @@ class SplitService:
             if self.hosting.peers > 1:
                 self.compute.submit(self._settle, ticket.run)
             return content
+
+    def _quick(self, ticket: Ticket) -> bool:
+        """Say whether an answer is worth no thread of its own."""
+        return self._cost < QUICK and self.hosting.at_hand(ticket.run, ticket.round)
 
     def _settle(self, run: str) -> None:
         with self._model:
@@ -227,6 +233,10 @@ class SplitService:
         self.connection.close()
         self.compute.shutdown(wait=True, cancel_futures=True)
         self.io.shutdown(wait=True)
+
+
+def _nothing() -> None:
+    """Be done once all is done that the thread was given before."""
 
 
 def create_app(settings: SplitSettings, where: Callable[[], str] = lambda: "") -> Starlette:
