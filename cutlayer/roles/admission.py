@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -80,7 +81,7 @@ class Admission:
             shape.insert(form.batch_dim, samples)
             if list(value.shape) != shape:
                 raise WireError(f"{form.name} should have shape {tuple(shape)}, got {tuple(value.shape)}")
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        if value.is_floating_point() and not _finite(value):
             raise TrainingError(
                 f"{form.name} in a {kind!r} request is not finite; lower the client's learning rate or clip gradients"
             )
@@ -96,6 +97,11 @@ class Admission:
             raise WireError(f"labels should be below {self._classes}, got {int(y.max())}")
         if y.numel() and int(y.min()) < 0 and y.ndim == 1:
             raise WireError(f"labels should be at least 0, got {int(y.min())}")
+
+
+def _finite(value: Tensor) -> bool:
+    """Say whether all of ``value`` is finite: its sum is only if all is, and takes a sixth of the time to tell."""
+    return math.isfinite(value.sum()) or bool(torch.isfinite(value).all())
 
 
 def evaluation(values: step.Values, samples: int) -> Message:
