@@ -1,7 +1,7 @@
 """Weight versions: each part's weights after every update, kept until nothing refers to them.
 
-    runs/<run>/weights/<part>/<version>                 weights; names its optimizer state
-    runs/<run>/optimizers/<part>/<version>-<random>     optimizer state, written first
+    runs/<run>/weights/<part>/<version>                 weights; names its optimizer state, or holds it
+    runs/<run>/optimizers/<part>/<version>-<random>     optimizer state, written first, if there are tensors in it
 
 Publishing is a conditional put of the weights, so of several reducers that compute the same update exactly one wins,
 and weights are never seen without their optimizer state.
@@ -42,14 +42,18 @@ class WeightVersions:
             StoreError: the store failed (`NoSpace`: it is full).
         """
         path, state = self._path(part, version), None
+        held: Any = None
         if self._store.exists(path):
             raise ObjectExists(f"{path} exists already; another reducer published this version first, so load that one")
         if optimizer is not None:
-            state = f"{self.optimizers}/{part}/{version_text(version)}-{secrets.token_hex(8)}"
-            flat, skeleton = trees.flatten(optimizer)
-            self._store.put(state, _copied(flat), {"skeleton": skeleton})
+            flat, held = trees.flatten(optimizer)
+            if flat:
+                state = f"{self.optimizers}/{part}/{version_text(version)}-{secrets.token_hex(8)}"
+                self._store.put(state, _copied(flat), {"skeleton": held})
+                held = None
+        said = {"optimizer": state, "held": held, "meta": meta or {}}
         try:
-            self._store.put(path, _copied(tensors), {"optimizer": state, "meta": meta or {}}, if_absent=True)
+            self._store.put(path, _copied(tensors), said, if_absent=True)
         except StoreError:
             if state is not None and not self._refers(path, state):
                 self._store.delete(state)
@@ -94,10 +98,11 @@ class WeightVersions:
             MissingObject: the version was never published, or is collected.
             DamagedObject: it is torn or foreign.
         """
-        path = self._store.meta(self._path(part, version))["optimizer"]
-        if path is None:
-            return None
-        tensors, said = self._store.get(path)
+        found = self._store.meta(self._path(part, version))
+        if found["optimizer"] is None:
+            held = found.get("held")
+            return None if held is None else trees.restore({}, held)
+        tensors, said = self._store.get(found["optimizer"])
         return trees.restore(tensors, said["skeleton"])
 
     def pin(self, part: str, version: int, holder: str) -> None:

@@ -29,6 +29,14 @@ def test_what_is_published_is_loaded(store: TensorStore) -> None:
         assert all(torch.equal(one[name], two[name]) for name in two)
 
 
+def test_an_optimizer_without_tensors_takes_no_object_of_its_own(store: TensorStore) -> None:
+    versions = WeightVersions(store, "r")
+    state = {"lr": 0.1, "steps": (1, 2), "groups": [{"a": None}], "bound": float("inf")}
+    versions.publish("backbone", 0, {"w": torch.ones(3)}, state)
+    assert versions.load_optimizer("backbone", 0) == state
+    assert store.list("") == ["runs/r/weights/backbone/00000000"]
+
+
 def test_training_on_does_not_change_what_was_published(store: TensorStore) -> None:
     versions, weight = WeightVersions(store, "r"), torch.ones(3)
     momentum = torch.ones(3)
