@@ -111,19 +111,21 @@ class SplitService:
         loop = asyncio.get_running_loop()
         until, pause = loop.time() + PATIENCE, FIRST_LOOK
         message: Message | None = None
+        waited = False
         while True:
             changed = self._change()
             try:
                 if message is None:
                     message = wire.decode(body)
                 if not self._quick(ticket):
-                    content = await loop.run_in_executor(self.compute, self._in_turn, ticket, kind, message)
+                    content = await loop.run_in_executor(self.compute, self._in_turn, ticket, kind, message, waited)
                 elif self._model.acquire(blocking=False):
-                    content = self._at_once(ticket, kind, message)
+                    content = self._at_once(ticket, kind, message, waited)
                 else:  # what is at work goes on in its thread, but this answer need not, nor those that come meanwhile
                     await loop.run_in_executor(self.compute, _nothing)
                     continue
             except NotYet as reason:
+                waited = True  # which says that the request itself is in order
                 if self._stopping:
                     raise Unavailable("this server is about to end; ask another one, or come back") from None
                 if loop.time() >= until:
@@ -158,24 +160,24 @@ class SplitService:
             self._changed = asyncio.Event()
         return self._changed
 
-    def _in_turn(self, ticket: Ticket, kind: str, message: Message) -> bytes:
+    def _in_turn(self, ticket: Ticket, kind: str, message: Message, again: bool) -> bytes:
         with self._model:
-            return self._at_once(ticket, kind, message, held=True)
+            return self._at_once(ticket, kind, message, again, held=True)
 
-    def _at_once(self, ticket: Ticket, kind: str, message: Message, *, held: bool = False) -> bytes:
+    def _at_once(self, ticket: Ticket, kind: str, message: Message, again: bool, *, held: bool = False) -> bytes:
         """Answer here and now, and keep account of how long that takes; the model's lock is held, and let go."""
         start = perf_counter()
         try:
-            return self._compute(ticket, kind, message)
+            return self._compute(ticket, kind, message, again)
         finally:
             self._cost += 0.1 * (perf_counter() - start - self._cost)
             if not held:
                 self._model.release()
 
-    def _compute(self, ticket: Ticket, kind: str, message: Message) -> bytes:
+    def _compute(self, ticket: Ticket, kind: str, message: Message, again: bool) -> bytes:
         with logs.about(run=ticket.run, round=ticket.round, client=ticket.client):
             try:
-                return wire.encode(self.hosting.answer(ticket, kind, message))
+                return wire.encode(self.hosting.answer(ticket, kind, message, again=again))
             except Closed as error:
                 raise Conflict(str(error), code="closed") from None
             except MissingObject as error:  # another replica tidies up while this one looks

@@ -96,8 +96,8 @@ class Hosting:
         hosted = self._hosted.get(run)
         return hosted is not None and hosted.run.has_schedule(round_number)
 
-    def answer(self, ticket: Ticket, kind: str, request: Message) -> Message:
-        """Answer a client's request, after everything about it was checked.
+    def answer(self, ticket: Ticket, kind: str, request: Message, *, again: bool = False) -> Message:
+        """Answer a client's request, after everything about it was checked; ``again``: it was, a moment ago.
 
         Raises Forbidden for another client's batch, WireError or TrainingError for a request of the wrong form, NotYet,
         Closed.
@@ -113,7 +113,8 @@ class Hosting:
             raise Forbidden(
                 f"the ticket is client {ticket.client}'s for round {ticket.round}, and batch {key.text} is not its"
             )
-        hosted.admission.check(request)
+        if not again:
+            hosted.admission.check(request)
         return hosted.replica.answer(request)
 
     def settle(self, run: str) -> None:
