@@ -41,7 +41,9 @@ KINDS = {"forward": "train", "backward": "train", "train": "train", "upload": "t
 PATIENCE = 20.0
 """Seconds that a request waits here for what is still on its way; then its client asks again."""
 FIRST_LOOK, LAST_LOOK = 0.001, 0.1
-"""Seconds between looks at files that another replica may have written; they double."""
+"""Seconds between looks at files that another replica may have written."""
+CLOSELY, NOW_AND_THEN = 1.25, 2.0
+"""By what they grow: for the one request of a run that looks for all that wait, and for the others."""
 
 
 QUICK, SLOW = 0.004, 1.0
@@ -65,6 +67,7 @@ class SplitService:
         self.tasks = SplitTasks(self.hosting, self.connection)
         self.waiting = 0
         self._changed: asyncio.Event | None = None
+        self._looking: set[str] = set()
         self._tickets: OrderedDict[str, Ticket] = OrderedDict()
         self._model = threading.Lock()
         """Held by whoever computes."""
@@ -130,17 +133,28 @@ class SplitService:
                     raise Unavailable("this server is about to end; ask another one, or come back") from None
                 if loop.time() >= until:
                     raise Unavailable(str(reason), code="not_yet", retry_after=0.0) from None
-                try:
-                    await asyncio.wait_for(changed.wait(), pause)
-                except TimeoutError:
-                    pause = min(2 * pause, LAST_LOOK)
+                pause = await self._look_later(ticket.run, changed, pause)
                 continue
             if self._changed is changed and kind != "evaluate":
                 self._changed = None
                 changed.set()
-            if self.hosting.peers > 1:
+            if self.hosting.peers > 1 and kind == "backward":
                 self.compute.submit(self._settle, ticket.run)
             return content
+
+    async def _look_later(self, run: str, changed: asyncio.Event, pause: float) -> float:
+        """Wait until something has changed here, or for ``pause`` seconds; returns how long to wait the next time."""
+        first = run not in self._looking
+        if first:
+            self._looking.add(run)
+        try:
+            await asyncio.wait_for(changed.wait(), pause)
+        except TimeoutError:
+            return min((CLOSELY if first else NOW_AND_THEN) * pause, LAST_LOOK)
+        finally:
+            if first:
+                self._looking.discard(run)
+        return pause
 
     def _quick(self, ticket: Ticket) -> bool:
         """Say whether an answer is worth no thread of its own."""
