@@ -299,6 +299,7 @@ class WindowReplica:
             version = self._base(round_number) + len(self.windows(schedule))
             self._reach(schedule, version)
             self.states.finish(round_number, {"version": version, "members": self.members(schedule, version)})
+            self._collect_late(version)
         point("split.finish.before_answer")
         return {"version": self.states.round(round_number)["version"]}
 
@@ -326,10 +327,13 @@ class WindowReplica:
             self.records.delete(uuid)
             self.records.delete_delta(note)
         GradientLedger(self._store, self._run, version).discard()
-        for path in self._store.list(f"runs/{self._run}/deltas"):
-            if path.split("/")[3] < version_text(version):
-                self._store.recycle(path)
         self.window.versions.collect(BACKBONE, {version, version + 1})
+
+    def _collect_late(self, version: int) -> None:
+        """Delete the δs that came after their window had closed: nobody asks for those before ``version`` - 1."""
+        for path in self._store.list(f"runs/{self._run}/deltas"):
+            if path.split("/")[3] < version_text(version - 1):
+                self._store.recycle(path)
 
     # --- evaluation ---------------------------------------------------------------------------------------------
 

@@ -150,7 +150,7 @@ def _placed(beside: str, target: str, if_absent: bool) -> bool:
         except FileExistsError:
             return False
         except FileNotFoundError:
-            if os.path.isdir(os.path.dirname(target)):
+            if not os.path.exists(beside):
                 raise
             os.makedirs(os.path.dirname(target), exist_ok=True)
         else:
