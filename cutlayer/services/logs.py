@@ -15,8 +15,6 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -56,15 +54,20 @@ def redact(text: str) -> str:
     return text
 
 
-@contextmanager
-def about(**ids: Any) -> Iterator[None]:
-    """Give every line that is logged inside these fields; those of an outer ``about`` stay, None takes one away."""
-    merged = {**_about.get(), **ids}
-    token = _about.set(MappingProxyType({key: value for key, value in merged.items() if value is not None}))
-    try:
-        yield
-    finally:
-        _about.reset(token)
+class about:  # noqa: N801 (read as a word: with about(run=run))
+    """Gives every line that is logged inside these fields; those of an outer ``about`` stay, None takes one away."""
+
+    __slots__ = ("_ids", "_token")
+
+    def __init__(self, **ids: Any) -> None:
+        self._ids = ids
+
+    def __enter__(self) -> None:
+        merged = {**_about.get(), **self._ids}
+        self._token = _about.set(MappingProxyType({key: value for key, value in merged.items() if value is not None}))
+
+    def __exit__(self, *_: object) -> None:
+        _about.reset(self._token)
 
 
 def fields() -> Fields:
