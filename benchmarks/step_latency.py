@@ -3,13 +3,15 @@
     python benchmarks/step_latency.py
 
 The server is the split server's own lane, wire format and store in a process of its own, without a model between: it
-decodes the message, writes its tensor as an object, reads it back and answers with it.  The echo is a socket in a
-process of its own that sends back as many bytes.  Both take turns, message by message.
+decodes the message, writes its tensor as a new object, reads it back, recycles the object of the message before, as the
+split server does once a step is made, and answers.  The echo is a socket in a process of its own that sends back as
+many bytes.  Both take turns, message by message.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import multiprocessing
 import socket
 import tempfile
@@ -35,11 +37,15 @@ def lane(port: int, folder: str) -> None:
     import uvicorn
 
     store = ObjectStore(folder)
+    numbers = itertools.count()
 
     async def answered(token: str, run: str, round_number: int, kind: str, body: bytes) -> bytes:
-        path = f"runs/{run}/forwards/{round_number}"
+        number = next(numbers)
+        path = f"runs/{run}/forwards/{number}"
         store.put(path, wire.decode(body).tensors)
-        return wire.encode(Message("answer", store.get(path)[0]))
+        found = store.get(path)[0]
+        store.recycle(f"runs/{run}/forwards/{number - 1}")
+        return wire.encode(Message("answer", found))
 
     async def nothing(scope: Any, receive: Any, send: Any) -> None:
         raise AssertionError("only the lane is asked")
