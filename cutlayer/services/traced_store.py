@@ -28,6 +28,10 @@ class TracedStore:
         with span("store delete", path=path):
             self._store.delete(path)
 
+    def recycle(self, path: str) -> None:
+        with span("store delete", path=path):
+            self._store.recycle(path)
+
     def list(self, prefix: str) -> Paths:
         with span("store list", path=prefix):
             return self._store.list(prefix)

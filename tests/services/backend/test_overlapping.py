@@ -37,7 +37,7 @@ def picture(*jobs: Job, away: tuple[int, ...] = (), state: Any = "training", num
     fraction = keys.pop("fraction", 1.0)
     members = tuple(Member(n, f"id{n}", f"client-{n}", n not in away, 10) for n in range(3))
     return Picture(
-        "run", "running", Terms(**options, fraction=fraction), 100.0, members=members, known=True,
+        "run", "running", Terms(**options, fraction=fraction), 100.0, members=members,
         round=Round(number, state, (0, 1, 2)), jobs=jobs, **keys,
     )  # fmt: skip
 
