@@ -209,6 +209,8 @@ def test_ctrl_c_ends_the_watching_only(run: Call, here: Path) -> None:
         f"cutlayer: interrupted; the run goes on; follow it with: cutlayer watch {id}"
     )
     assert json.loads(run("status", id, "--json").out)["state"] == "queued"
+    for words in (("status",), ("status", id)):
+        assert "waits for 2 clients with site=mars" in run(*words).out
 
 
 @pytest.mark.usefixtures("running")
@@ -400,9 +402,10 @@ def test_lines_of_a_run_without_a_test_set(capsys: pytest.CaptureFixture[str]) -
     lines.event(_event("round", round=2, **metrics))
     lines.closed()
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 3
-    assert said[1].startswith("round 1/2  loss nan  accuracy 50.00%")
-    assert said[2].startswith("round 2/2")
+    assert len(said) == 4
+    assert said[1] == "waiting for 2 clients"
+    assert said[2].startswith("round 1/2  loss nan  accuracy 50.00%")
+    assert said[3].startswith("round 2/2")
 
 
 def test_the_bar_moves_with_the_clients(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,15 @@ def headline(run: RunView) -> str:
     )
 
 
-def sentence(event: EventView) -> str | None:
+def wanted(experiment: Mapping[str, Any]) -> str:
+    """Return the clients that a run needs to begin."""
+    clients = experiment["clients"]
+    count = clients.get("minimum") or clients["count"]
+    labels = ", ".join(f"{key}={value}" for key, value in clients.get("require", {}).items())
+    return f"{count} client{'s' if count != 1 else ''}{f' with {labels}' if labels else ''}"
+
+
+def sentence(event: EventView, waits_for: str = "clients") -> str | None:
     """Return what an event means in words, None for one that needs none."""
     data = event.data
     reason = data.get("reason") or data.get("message") or ""
@@ -67,7 +75,11 @@ def sentence(event: EventView) -> str | None:
         case "run.state" if data.get("paused"):
             return f"paused: {reason}" if reason else "paused"
         case "run.state":
-            words = {"queued": "waiting for clients", "preparing": "clients prepare their data", "failed": "failed"}
+            words = {
+                "queued": f"waiting for {waits_for}",
+                "preparing": "clients prepare their data",
+                "failed": "failed",
+            }
             said = words.get(str(data.get("state")), "")
             return f"{said}: {reason}" if said and reason else said or None
         case "client.seated":
@@ -116,17 +128,20 @@ class Lines:
         self._total = 0
         self._rounds = 0
         self._shown = 0.0
+        self._wanted = "clients"
 
     def opened(self, run: RunView) -> None:
         """Print what runs."""
-        self._rounds = run.rounds
+        self._rounds, self._wanted = run.rounds, wanted(run.experiment)
         note(headline(run))
+        if run.state == "queued":
+            note(run.reason or f"waiting for {self._wanted}")
 
     def event(self, event: EventView) -> None:
         """Print what happened; of rounds that follow closely only some."""
         if event.kind == "round":
             self._round(event.data)
-        elif (said := sentence(event)) is not None:
+        elif (said := sentence(event, self._wanted)) is not None:
             note(said)
 
     def closed(self) -> None:
@@ -149,6 +164,7 @@ class Bar:
         self._round = 0
         self._shares: dict[int, float] = {}
         self._clients = 1
+        self._wanted = "clients"
 
     def opened(self, run: RunView) -> None:
         """Print what runs and open the bar."""
@@ -157,6 +173,9 @@ class Bar:
 
         console = Console(stderr=True)
         console.print(headline(run), highlight=False, markup=False)
+        self._wanted = wanted(run.experiment)
+        if run.state == "queued":
+            console.print(run.reason or f"waiting for {self._wanted}", highlight=False, markup=False)
         self._clients = run.clients or run.experiment["clients"]["count"]
         self._bar = Progress(
             TextColumn("round"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}", markup=False),
@@ -180,7 +199,7 @@ class Bar:
             self._shares[event.data["number"]] = min(1.0, event.data["batches"] / event.data["of"])
             share = min(sum(self._shares.values()) / self._clients, 0.999)
             self._bar.update(self._task, completed=int((self._round + share) * 1000) / 1000)
-        elif (said := sentence(event)) is not None:
+        elif (said := sentence(event, self._wanted)) is not None:
             self._bar.console.print(said, highlight=False, markup=False)
 
     def closed(self) -> None:

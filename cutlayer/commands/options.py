@@ -36,6 +36,14 @@ Group = Mapping[str, Any]
 Given = dict[str, Any]
 """Which options of a group were given, and with what."""
 
+STYLES = {
+    **dict.fromkeys(("ready", "running", "connected", "done", "leased"), "green"),
+    **dict.fromkeys(("queued", "preparing", "finishing", "waiting", "not ready"), "yellow"),
+    **dict.fromkeys(("away", "dead", "failed", "cancelled"), "red"),
+    **{f"{state}, paused": "yellow" for state in ("queued", "preparing", "running", "finishing")},
+}
+"""How states look."""
+
 PLACE: Group = {
     "server": Server,
     "token": Token,
@@ -100,15 +108,21 @@ def show_json(value: Any) -> None:
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a plain table on standard output."""
+    """Print a plain table on standard output; on a terminal the column "state" has colours."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(
+            *(
+                Text(cell, STYLES.get(cell, "") if column == "state" else "")
+                for column, cell in zip(columns, row, strict=True)
+            )
+        )
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:  # a pipe has no width: nothing is folded
         console.width = 10_000

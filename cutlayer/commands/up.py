@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cutlayer.commands import options
+from cutlayer.commands.live import wanted
 
 if TYPE_CHECKING:
     from cutlayer.commands.connecting import Place
@@ -147,7 +148,7 @@ def _show_local(there: Deployment, found: Status, as_json: bool) -> None:
         rows = [
             (h.process.name, h.condition, str(h.process.pid), h.process.url or "", h.reason) for h in found.processes
         ]
-        options.show_table(("service", "state", "process", "url", ""), rows)
+        options.show_table(("service", "state", "pid", "url", ""), rows)
         _show_clients_and_runs(found.clients, found.runs)
     if not found.healthy:
         from cutlayer.services.errors import ServiceError
@@ -239,6 +240,8 @@ def _row(run: RunView) -> tuple[str, ...]:
     state = f"{run.state}, paused" if run.paused else run.state
     accuracy = (run.summary or {}).get("test_accuracy")
     end = run.reason or ("" if accuracy is None else f"accuracy {accuracy:.2%}")
+    if run.state == "queued" and not run.reason:
+        end = f"waits for {wanted(run.experiment)}"
     return run.id, state, f"{run.round}/{run.rounds}", run.algorithm, end
 
 
