@@ -35,6 +35,8 @@ from cutlayer.wire import Message
 
 ROLLING = 0
 """The "round" under which states between rounds' ends are kept."""
+ANSWERS = 64
+"""Answers at hand for clients that ask again: to make one again means to go back to where it was made."""
 Place = tuple[int, int]
 """A client's pass over its samples, and the turn in it."""
 
@@ -165,7 +167,9 @@ class AsynchronousReplica(Replica):
         assert window is not None
         if window.full:
             self.server.update()
-        self._remember({key: reply})
+        self._replies[key] = reply
+        while len(self._replies) > ANSWERS:
+            self._replies.popitem(last=False)
 
     def _end_round(self, number: int) -> None:
         if number <= self._rounds:

@@ -210,7 +210,11 @@ class Agent:
         beat.batch(batches, of)
         if beat.evaluate.is_set():
             beat.evaluate.clear()
-            task = backend.next_task(kinds=("evaluate",), wait=0.0)
+            try:
+                task = backend.next_task(kinds=("evaluate",), wait=0.0)
+            except ServiceError as error:
+                log.warning("cannot ask for a score that others wait for: %s", error)
+                return
             if task is not None:
                 self._work(backend, task)
 
