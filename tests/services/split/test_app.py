@@ -27,7 +27,7 @@ SECRET = "a secret of the tests that is long enough"
 def test_the_end_does_not_wait_for_who_waits(rate: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waits = threading.Event()
 
-    def answer(*_: object) -> Message:
+    def answer(*_: object, **__: object) -> Message:
         waits.set()
         raise NotYet("the batch before it is still on its way")
 
