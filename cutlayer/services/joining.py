@@ -118,6 +118,14 @@ def sums(found: Score) -> dict[str, Any]:
     }
 
 
+def show_cut(connection: Connection, run: ServedRun) -> None:
+    """Put among the run's artifacts what each side holds and what crosses; again is no matter."""
+    with tempfile.TemporaryDirectory(prefix="cutlayer-") as folder:
+        picture = Path(folder) / "model.json"
+        picture.write_text(json.dumps(describe(run.assembly.blueprint.split), indent=1) + "\n", encoding="utf-8")
+        connection.backend.upload(run.id, picture.name, picture)
+
+
 def conclude(
     connection: Connection,
     run: ServedRun,
@@ -134,9 +142,7 @@ def conclude(
         file = Path(folder) / "model.safetensors"
         save_file(tensors, file, {"format": "pt"})
         connection.backend.upload(run.id, file.name, file)
-        picture = Path(folder) / "model.json"
-        picture.write_text(json.dumps(describe(run.assembly.blueprint.split), indent=1) + "\n", encoding="utf-8")
-        connection.backend.upload(run.id, picture.name, picture)
+        show_cut(connection, run)
         artifacts = {"model.safetensors": {"parts": sorted(weights)}, "model.json": {}}
         if isinstance(federation, AsynchronousFederation):
             order = Path(folder) / "arrivals.json"

@@ -32,6 +32,10 @@ class FederatedTasks:
         served.use_threads()
         return served, self._federations[run]
 
+    def runs(self) -> list[str]:
+        """Return the runs that are in memory."""
+        return list(self._federations)
+
     def do(self, task: Task) -> dict[str, Any]:
         """Do a task and return its result; raises what the work raises."""
         start = perf_counter()
@@ -39,6 +43,8 @@ class FederatedTasks:
         found: dict[str, Any] = {}
         if task.kind == "setup":
             federation.setup()
+            if run.recipe.server == "none":
+                joining.show_cut(self._connection, run)
         elif task.kind == "aggregate":
             clients, samples = task.payload["clients"], task.payload["samples"]
             federation.aggregate(task.round, dict(zip(clients, samples, strict=True)))

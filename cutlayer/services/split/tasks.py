@@ -28,6 +28,7 @@ class SplitTasks:
         hosted.run.use_threads()
         if task.kind == "setup":
             found: dict[str, Any] = {}
+            joining.show_cut(self._connection, hosted.run)
         elif task.kind == "end":
             found = {"batches": hosted.replica.end(task.round, int(task.payload["client"]))}
         elif task.kind == "finish":
