@@ -32,7 +32,7 @@ from cutlayer.store import ObjectStore, TensorStore
 
 log = logging.getLogger(__name__)
 
-BEAT = 5.0
+BEAT = 1.0
 """Seconds between two heartbeats of a service."""
 AGAIN = 0.05
 """Seconds before a task that waits for files of another replica looks again."""
@@ -210,7 +210,7 @@ class Peered(Protocol):
 
 
 class Pulse(threading.Thread):
-    """Tells the backend, every few seconds, that this process is alive and how it is."""
+    """Tells the backend, every second, that this process is alive and how it is."""
 
     def __init__(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from time import perf_counter
 from typing import Any
 
 from starlette.applications import Starlette
@@ -22,6 +23,7 @@ from cutlayer.services.metrics import Metrics
 from cutlayer.services.settings import FedSettings
 from cutlayer.services.tickets import Ticket, verify
 from cutlayer.services.tracing import Threads
+from cutlayer.services.vitals import Body, Pace, Scale
 from cutlayer.services.worker import Pulse, Where, Worker, connect
 from cutlayer.store.steps import Closed
 from cutlayer.wire import Message
@@ -40,6 +42,8 @@ class FederatedService:
         self.connection = connect(settings, "fed")
         self.tasks = FederatedTasks(self.connection)
         self.waiting = 0
+        self.pace, self._body = Pace(), Body()
+        self.scale = Scale(self.connection.store, self.tasks.runs, self.connection.stop)
 
     def routes(self) -> list[Route]:
         """Return the routes of the data plane."""
@@ -62,6 +66,7 @@ class FederatedService:
         async def handle(request: Request) -> Response:
             ticket = self._ticket(request, kinds)
             body = await request.body()
+            start = perf_counter()
             self.waiting += 1
             self.metrics.queue_depth.set(self.waiting)
             try:
@@ -71,6 +76,7 @@ class FederatedService:
             finally:
                 self.waiting -= 1
                 self.metrics.queue_depth.set(self.waiting)
+            self.pace.note(perf_counter() - start, len(body), len(content or b""))
             self.metrics.message_bytes.labels("in", name).inc(len(body))
             if content is None:
                 return Response(status_code=204)
@@ -157,7 +163,8 @@ class FederatedService:
 
     def stats(self) -> dict[str, Any]:
         """Return what the heartbeat tells of this process."""
-        return {"queue_depth": self.waiting}
+        about = {"queue_depth": self.waiting, "runs": len(self.tasks.runs())}
+        return {**about, **self.pace.stats(), **self._body.stats(), **self.scale.stats()}
 
     def close(self) -> None:
         """End the threads."""
@@ -173,6 +180,7 @@ def create_app(settings: FedSettings, where: Callable[[], str] = lambda: "") -> 
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         Worker(service.connection, service.tasks.do, service.compute).start()
         Pulse(service.connection, where, service.stats).start()
+        service.scale.start()
         try:
             yield
         finally:

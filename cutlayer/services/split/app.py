@@ -29,8 +29,8 @@ from cutlayer.services.split.lane import FastLane
 from cutlayer.services.split.tasks import SplitTasks
 from cutlayer.services.tickets import Ticket, verify
 from cutlayer.services.tracing import Threads
+from cutlayer.services.vitals import Body, Pace, Scale
 from cutlayer.services.worker import Pulse, Worker, connect
-from cutlayer.store import usage
 from cutlayer.store.steps import Closed
 from cutlayer.wire import Message
 
@@ -81,6 +81,8 @@ class SplitService:
         """Held by whoever computes."""
         self._cost = SLOW
         self._told: dict[str, int] = {}
+        self.pace, self._body = Pace(), Body()
+        self.scale = Scale(self.connection.store, self.hosting.runs, self.connection.stop)
         self._stopping = False
 
     async def end(self, stopping: asyncio.Event) -> None:
@@ -116,6 +118,7 @@ class SplitService:
             seconds.observe(perf_counter() - start)
             self.waiting -= 1
             self.metrics.queue_depth.set(self.waiting)
+        self.pace.note(perf_counter() - start, len(body), len(content))
         came.inc(len(body))
         went.inc(len(content))
         return content
@@ -239,20 +242,18 @@ class SplitService:
 
     def stats(self) -> dict[str, Any]:
         """Return what the heartbeat tells of this replica, and show it in the metrics too."""
-        found = {"queue_depth": self.waiting, **self.hosting.stats(), "store_bytes": self._stored()}
+        found = {
+            "queue_depth": self.waiting,
+            **self.hosting.stats(),
+            **self.pace.stats(),
+            **self._body.stats(),
+            **self.scale.stats(),
+        }
         for name, counter in (("graph_hits", self.metrics.graph_hits), ("graph_misses", self.metrics.graph_misses)):
             counter.inc(max(0, found[name] - self._told.get(name, 0)))
             self._told[name] = found[name]
-        self.metrics.ledger_bytes.set(found["store_bytes"])
+        self.metrics.ledger_bytes.set(found["ledger_bytes"])
         return found
-
-    def _stored(self) -> int:
-        """Return the bytes that the runs at hand take in the store, counted anew at every sixth heartbeat."""
-        if self._told.get("beats", 0) % 6 == 0:
-            runs = self.hosting.runs()
-            self._told["store_bytes"] = sum(usage(self.connection.store, run)["total"] for run in runs)
-        self._told["beats"] = self._told.get("beats", 0) + 1
-        return self._told["store_bytes"]
 
     def close(self) -> None:
         """End the threads."""
@@ -273,8 +274,8 @@ def create_app(settings: SplitSettings, where: Callable[[], str] = lambda: "") -
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         worker = Worker(service.connection, service.do, service.compute)
         pulse = Pulse(service.connection, where, service.stats, service.hosting)
-        worker.start()
-        pulse.start()
+        for thread in (worker, pulse, service.scale):
+            thread.start()
         ending = asyncio.create_task(service.end(app.state.stopping))
         try:
             yield

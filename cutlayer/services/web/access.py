@@ -16,6 +16,9 @@ log = logging.getLogger("cutlayer.access")
 LONGEST_PATH = 256
 """Characters of a path that are logged."""
 
+OFTEN = FREE | {"/v1/services/heartbeat"}
+"""Paths that every service asks for again and again: a line for each would hide all others."""
+
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -57,7 +60,7 @@ class Access:
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self.metrics.requests.labels(route, method, str(status or 499)).inc()
         self.metrics.request_seconds.labels(route).observe(seconds)
-        level = logging.DEBUG if scope["path"] in FREE else self.level
+        level = logging.DEBUG if scope["path"] in OFTEN else self.level
         if status >= 500:
             level = logging.WARNING
         if log.isEnabledFor(level):
