@@ -24,11 +24,11 @@ MESSAGES = ("activations", "output_gradients", "cut_gradients", "updates")
 """What a codec may be chosen for; a codec named beside them is for all others."""
 
 
-class _Loader(yaml.SafeLoader):
+class Loader(yaml.SafeLoader):
     """YAML in which ``1e-3`` is a number, as in YAML 1.2; YAML 1.1 takes it for text."""
 
 
-_Loader.add_implicit_resolver(
+Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), list("-+.0123456789")
 )
 
@@ -244,7 +244,7 @@ def load(path: Path | str | None = None, overrides: Iterable[str] = (), **keys: 
         if not equals or not all(key.split(".")):
             raise ConfigError(f"expected key=value on the command line, got {override!r}")
         try:
-            value = yaml.load(text, _Loader) if text else None
+            value = yaml.load(text, Loader) if text else None
         except yaml.YAMLError:
             raise ConfigError(f"the value of {key} must be YAML, got {text!r}; put quotes around it") from None
         _put(tree, key.split("."), value, key)
@@ -291,20 +291,27 @@ def _known(location: tuple[int | str, ...]) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"expected an experiment file, and {path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"expected an experiment file, and {path} cannot be read: {error}") from None
+    return read_text(text, str(path))
+
+
+def read_text(text: str, place: str) -> dict[str, Any]:
+    """Return the keys and values that stand in YAML ``text``, which is that of ``place``.  Raises ConfigError."""
+    try:
+        tree = yaml.load(text, Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or getattr(error, "reason", None) or error
-        raise ConfigError(f"{path} is not YAML{where}: {reason}") from None
+        raise ConfigError(f"{place} is not YAML{where}: {reason}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise ConfigError(f"expected keys and values in {path}, got a {type(tree).__name__}")
+        raise ConfigError(f"expected keys and values in {place}, got a {type(tree).__name__}")
     return tree
 
 

@@ -193,7 +193,7 @@ class Bar:
             self._round, self._shares = event.data["round"], {}
             self._bar.update(self._task, completed=self._round, description=_figures(event.data, self._total))
         elif event.kind == "round.state" and event.data.get("state") == "selected":
-            self._clients = max(1, len(event.data.get("participants", [])))
+            self._clients = max(1, event.data.get("count") or len(event.data.get("participants", [])))
             self._shares = {}
         elif event.kind == "progress" and event.data.get("kind") == "train" and event.data.get("of"):
             self._shares[event.data["number"]] = min(1.0, event.data["batches"] / event.data["of"])

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from cutlayer.services.errors import ServiceError
 from cutlayer.services.http import Link
+from cutlayer.services.observed import ExperimentRead, HistoryView, SystemView, TimelineView
 from cutlayer.services.protocol import (
     ArtifactView,
     Capabilities,
@@ -62,9 +63,40 @@ class Backend:
         body = {"experiment": dict(experiment), "name": name, "submission": str(submission or uuid4())}
         return _one(RunCreated, self.link.json("POST", "/v1/runs", body)).id
 
-    def runs(self, state: RunState | None = None, limit: int | None = None, after: str | None = None) -> RunList:
-        """Return runs, the newest first."""
-        return _one(RunList, self.link.json("GET", "/v1/runs", query={"state": state, "limit": limit, "after": after}))
+    def submit_text(self, text: str, name: str | None = None, submission: UUID | None = None) -> str:
+        """Submit an experiment as it stands in a YAML file and return the run's id.
+
+        Raises Unprocessable, whose ``about`` has the ``line`` and the ``key`` that are wrong.
+        """
+        body = {"yaml": text, "name": name, "submission": str(submission or uuid4())}
+        return _one(RunCreated, self.link.json("POST", "/v1/runs", body)).id
+
+    def validate(self, text: str) -> dict[str, Any]:
+        """Return the experiment that a YAML text describes, with all its defaults; raises as `submit_text` does."""
+        return _one(ExperimentRead, self.link.json("POST", "/v1/runs/validate", {"yaml": text})).experiment
+
+    def runs(
+        self, state: RunState | None = None, limit: int | None = None, after: str | None = None, **which: str | None
+    ) -> RunList:
+        """Return runs, the newest first; ``which``: algorithm, text, sort and order, as the backend takes them."""
+        query: dict[str, str | int | None] = {"state": state, "limit": limit, "after": after, **which}
+        return _one(RunList, self.link.json("GET", "/v1/runs", query=query))
+
+    def history(self, run: str, points: int = 500, clients: Sequence[int] = (), after: int = 0) -> HistoryView:
+        """Return the figures of a run's rounds after number ``after``, thinned to so many points."""
+        query: dict[str, str | int] = {"points": points, "clients": ",".join(map(str, clients)), "after": after}
+        return _one(HistoryView, self.link.json("GET", _path("runs", run, "history"), query=query))
+
+    def timeline(
+        self, run: str, since: float | None = None, until: float | None = None, first: int = 0, count: int = 50
+    ) -> TimelineView:
+        """Return what ``count`` clients from number ``first`` did between two moments."""
+        query: dict[str, float | None] = {"since": since, "until": until, "first": first, "count": count}
+        return _one(TimelineView, self.link.json("GET", _path("runs", run, "timeline"), query=query))
+
+    def system(self) -> SystemView:
+        """Return services, clients, runs and database as they are now."""
+        return _one(SystemView, self.link.json("GET", "/v1/system"))
 
     def run(self, run: str) -> RunView:
         """Return a run."""

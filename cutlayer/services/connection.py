@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from pathlib import Path
-from typing import Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 from urllib.parse import urlsplit
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -207,7 +207,7 @@ class Endpoint:
             return Failed(f"{self.url} answers {status}{f' ({said})' if said else ''}", after, status == 429)
         if not said:
             said = f"{self.url} refuses the request with status {status} and no reason; is it a cutlayer service?"
-        return of_status(status, said, code=code or None)
+        return of_status(status, said, code=code or None, about=_about(content))
 
 
 class Body(Protocol):
@@ -246,6 +246,16 @@ class File:
 
 
 EMPTY = Buffers(())
+
+
+def _about(content: Content) -> dict[str, Any]:
+    """Return what a refusal says beyond its sentence."""
+    try:
+        found = json.loads(bytes(content))
+    except ValueError:
+        return {}
+    known = ("error", "code", "request_id")
+    return {key: value for key, value in found.items() if key not in known} if isinstance(found, dict) else {}
 
 
 def _sentence(content: Content) -> tuple[str, str]:

@@ -15,13 +15,17 @@ On the wire it is ``{"error": sentence, "code": word, "request_id": id}``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from cutlayer import errors
 
 
 class ServiceError(errors.ServiceError):
     """A request that was not granted: ``status`` for HTTP, ``code`` for programs, the message for people.
 
-    ``retry_after`` is the number of seconds after which the same request may succeed, or None.
+    ``retry_after`` is the number of seconds after which the same request may succeed, or None; ``about`` is what more
+    there is to say to programs, beside the sentence on the wire.
     """
 
     status = 500
@@ -32,6 +36,7 @@ class ServiceError(errors.ServiceError):
         if code is not None:
             self.code = code
         self.retry_after = retry_after
+        self.about: Mapping[str, Any] = {}
 
 
 class Unauthorized(ServiceError):
@@ -99,7 +104,14 @@ class Unavailable(ServiceError):
 _BY_STATUS: dict[int, type[ServiceError]] = {kind.status: kind for kind in ServiceError.__subclasses__()}
 
 
-def of_status(status: int, message: str, *, code: str | None = None, retry_after: float | None = None) -> ServiceError:
+def of_status(
+    status: int,
+    message: str,
+    *,
+    code: str | None = None,
+    retry_after: float | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> ServiceError:
     """Return the error that an answer with ``status`` means, so that a caller raises what the service raised.
 
     An unknown status above 499 is Unavailable when it says when to come back, else a plain ServiceError with that
@@ -111,5 +123,5 @@ def of_status(status: int, message: str, *, code: str | None = None, retry_after
     if kind is None:
         kind = ServiceError if status >= 500 else Unprocessable
     error = kind(message, code=code) if retry_after is None else kind(message, code=code, retry_after=retry_after)
-    error.status = status
+    error.status, error.about = status, about or {}
     return error

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from prometheus_client import Counter
 
 from cutlayer.services import web
-from cutlayer.services.backend import api, tokens
+from cutlayer.services.backend import api, condensed, tokens
 from cutlayer.services.backend.bell import Bell
 from cutlayer.services.backend.database import Clock, Database
 from cutlayer.services.backend.state import State
@@ -46,6 +46,7 @@ def create_app(settings: BackendSettings, clock: Clock = time.time) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await _opened(database)
+        await condensed.catch_up(database)
         await tokens.prepare(database, settings)
         working = [asyncio.create_task(timer.run()), asyncio.create_task(_closing(app.state.stopping, bell))]
         try:
@@ -65,7 +66,7 @@ def create_app(settings: BackendSettings, clock: Clock = time.time) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    app.state.backend = State(settings, database, tasks, timer)
+    app.state.backend = State(settings, database, tasks, timer, clock())
     app.include_router(api.router())
     explain_validation(app)
     limits = web.Limits.of(settings, [(r"/v1/runs/[^/]+/artifacts/[^/]+", settings.artifact_limit)])

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from cutlayer.services.backend import experiments, transitions
+from cutlayer.services.backend import experiments, transitions, written
 from cutlayer.services.backend.database import Database, Unit
 from cutlayer.services.backend.tables import ClientRow, MemberRow, RoundRow, RunRow, TaskRow
 from cutlayer.services.backend.tokens import Who
@@ -22,7 +23,6 @@ from cutlayer.services.protocol import (
     Planned,
     PlanView,
     RoundView,
-    RunList,
     RunView,
     SubmitRun,
     TaskView,
@@ -31,7 +31,10 @@ from cutlayer.services.protocol import (
 
 async def submit(database: Database, who: Who, request: SubmitRun) -> str:
     """Keep a new run and return its id.  Raises Unprocessable for an experiment that services cannot run."""
-    experiment = experiments.accepted(request.experiment)
+    if request.yaml is None:
+        experiment = experiments.accepted(request.experiment or {})
+    else:
+        experiment = await asyncio.to_thread(written.read, request.yaml)
     submission = None if request.submission is None else str(request.submission)
     algorithm = str(experiment.algorithm["name"])
     name = (request.name or experiment.name or algorithm)[:100]
@@ -90,20 +93,6 @@ def note(unit: Unit, who: Who, act: str, *, run: str | None = None, client: str 
     )
 
 
-async def page(session: AsyncSession, state: str | None, limit: int, after: str | None) -> RunList:
-    """Return runs, the newest first.  Raises NotFound for an ``after`` that is no run."""
-    found = select(RunRow).order_by(RunRow.created.desc(), RunRow.id.desc()).limit(limit + 1)
-    if state is not None:
-        found = found.where(RunRow.state == state)
-    if after is not None:
-        last = await get(session, after)
-        found = found.where(tuple_(RunRow.created, RunRow.id) < (last.created, last.id))
-    rows = (await session.execute(found)).scalars().all()
-    return RunList(
-        runs=tuple(_view(row) for row in rows[:limit]), next=rows[limit - 1].id if len(rows) > limit else None
-    )
-
-
 async def view(session: AsyncSession, who: Who, run: str) -> RunView:
     """Return a run; a client sees of its members only itself.  Raises NotFound, also for one that is not its."""
     row = await get(session, run)
@@ -126,11 +115,11 @@ async def view(session: AsyncSession, who: Who, run: str) -> RunView:
         for member, client in rows
     ]
     if who.role != "client":
-        return _view(row, members)
+        return shown(row, members)
     own = [member for member in members if member.client_id == who.client]
     if not own:
         raise _missing(run)
-    return _view(row, own, own[0].number)
+    return shown(row, own, own[0].number)
 
 
 async def get(session: AsyncSession, run: str) -> RunRow:
@@ -211,7 +200,9 @@ async def tasks(session: AsyncSession, run: str, limit: int) -> list[TaskView]:
     ]
 
 
-def _view(row: RunRow, members: Sequence[Member] = (), number: int | None = None) -> RunView:
+def shown(row: RunRow, members: Sequence[Member] = (), number: int | None = None, *, evaluated: bool = True) -> RunView:
+    """Return a run as its reader sees it, with its last evaluation or without."""
+    over = row.state in ("finishing", "done")
     return RunView(
         id=row.id,
         state=row.state,
@@ -226,11 +217,15 @@ def _view(row: RunRow, members: Sequence[Member] = (), number: int | None = None
         example=None if row.example is None else Example.model_validate(row.example),
         members=tuple(members),
         number=number,
-        evaluation=row.evaluation,
+        evaluation=row.evaluation if evaluated else None,
         summary=row.summary,
         created=row.created,
         started=row.started,
         ended=row.ended,
+        progress=max(row.round if over else row.round - 1, 0) / row.rounds,
+        test_accuracy=row.accuracy,
+        bytes=row.bytes,
+        seconds=row.seconds,
     )
 
 

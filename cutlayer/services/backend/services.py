@@ -8,6 +8,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from cutlayer.services.backend import bell
 from cutlayer.services.backend.database import Database
 from cutlayer.services.backend.tables import ServiceRow
 from cutlayer.services.protocol import Endpoints, ServiceHeartbeat, ServiceView
@@ -55,11 +56,29 @@ async def _beat(database: Database, heartbeat: ServiceHeartbeat) -> int:
         row = await unit.session.get(ServiceRow, (heartbeat.kind, heartbeat.id))
         if row is None:
             await unit.session.execute(delete(ServiceRow).where(ServiceRow.last_seen < unit.now - KEPT_SECONDS))
-            row = ServiceRow(kind=heartbeat.kind, id=heartbeat.id)
+            row = ServiceRow(kind=heartbeat.kind, id=heartbeat.id, live=False)
             unit.session.add(row)
+        if not row.live:
+            row.live = True
+            unit.tell("service.joined", {"kind": row.kind, "id": row.id, "url": heartbeat.url})
+            unit.ring(bell.DUE)
         row.url, row.stats, row.last_seen = heartbeat.url, heartbeat.stats, unit.now
         await unit.session.flush()
         live = select(ServiceRow.id).where(
             ServiceRow.kind == heartbeat.kind, ServiceRow.last_seen > unit.now - LIVE_SECONDS
         )
         return len((await unit.session.execute(live)).all())
+
+
+async def lose(database: Database, since: float) -> None:
+    """Say of every service that was not heard of ``since`` then that it is lost; once, with several backends too."""
+    gone = (ServiceRow.live, ServiceRow.last_seen <= since)
+    async with database.read() as session:
+        found = (await session.execute(select(ServiceRow.kind, ServiceRow.id).where(*gone))).all()
+    for kind, id in found:
+        async with database.write() as unit:
+            which = select(ServiceRow).where(ServiceRow.kind == kind, ServiceRow.id == id, *gone)
+            row = await database.lock(unit, which)
+            if row is not None:
+                row.live = False
+                unit.tell("service.lost", {"kind": row.kind, "id": row.id, "url": row.url})

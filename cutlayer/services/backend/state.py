@@ -14,12 +14,13 @@ from cutlayer.services.settings import BackendSettings
 
 @dataclass(frozen=True)
 class State:
-    """Settings, database, tasks and timer of this backend."""
+    """Settings, database, tasks and timer of this backend, and when it began."""
 
     settings: BackendSettings
     database: Database
     tasks: Tasks
     timer: Timer
+    started: float
 
 
 def state_of(request: Request) -> State:

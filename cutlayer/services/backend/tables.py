@@ -11,6 +11,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Text,
@@ -20,6 +21,10 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 EVERYONE = -1
 """The client number of a task that is not about one client."""
+
+
+TIMES = ("created", "started", "updated", "server_seconds", "federated_seconds")
+"""What the timeline reads of a task, all of it in one index."""
 
 
 class Table(DeclarativeBase):
@@ -94,6 +99,12 @@ class RunRow(Table):
     created: Mapped[float]
     started: Mapped[float | None]
     ended: Mapped[float | None]
+    accuracy: Mapped[float | None]
+    """The last that was measured."""
+    bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    """Up and down, of all rounds that are done."""
+    seconds: Mapped[float] = mapped_column(default=0.0)
+    """Of all rounds that are done, without their evaluation."""
 
 
 class MemberRow(Table):
@@ -125,6 +136,47 @@ class RoundRow(Table):
     metrics: Mapped[dict[str, Any] | None]
 
 
+class FigureRow(Table):
+    """The figures of a round that is done, in a size that does not grow with its clients, and those of all up to it.
+
+    ``client_accuracy`` and ``client_loss`` hold 8 bytes for each client number (a little-endian double, NaN where there
+    is no value), so that those of a few clients can be read without the others.
+    """
+
+    __tablename__ = "figures"
+
+    run: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    round: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    time: Mapped[float]
+    loss: Mapped[float | None]
+    test_accuracy: Mapped[float | None]
+    test_loss: Mapped[float | None]
+    own_accuracy: Mapped[float | None]
+    own_loss: Mapped[float | None]
+    clients: Mapped[int]
+    dropped: Mapped[int]
+    samples: Mapped[int] = mapped_column(BigInteger)
+    bytes_up: Mapped[int] = mapped_column(BigInteger)
+    bytes_down: Mapped[int] = mapped_column(BigInteger)
+    seconds: Mapped[float]
+    client_seconds: Mapped[float]
+    server_seconds: Mapped[float]
+    federated_seconds: Mapped[float]
+    evaluation_seconds: Mapped[float]
+    total_samples: Mapped[int] = mapped_column(BigInteger)
+    total_bytes_up: Mapped[int] = mapped_column(BigInteger)
+    total_bytes_down: Mapped[int] = mapped_column(BigInteger)
+    total_seconds: Mapped[float]
+    accuracy: Mapped[float | None]
+    """The last that was measured, in this round or before."""
+    best_accuracy: Mapped[float | None]
+    best_round: Mapped[int | None]
+    bands: Mapped[dict[str, Any]]
+    """Minimum, quartiles and maximum over all clients, by figure."""
+    client_accuracy: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
+    client_loss: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
+
+
 class TaskRow(Table):
     """A task.  The unique key makes it impossible to create the same one twice."""
 
@@ -133,6 +185,7 @@ class TaskRow(Table):
         UniqueConstraint("run", "round", "kind", "target", "number"),
         Index(None, "target", "state", "created"),
         Index(None, "state", "lease_until"),
+        Index("ix_tasks_timeline", *("run", "number", "round", "kind", "state", *TIMES)),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
@@ -158,6 +211,12 @@ class TaskRow(Table):
     error: Mapped[str | None]
     created: Mapped[float]
     updated: Mapped[float]
+    """When it was created, handed out last, or ended."""
+    started: Mapped[float | None]
+    """When it was handed out first."""
+    server_seconds: Mapped[float | None]
+    federated_seconds: Mapped[float | None]
+    """How long its client waited for a split server and for the federated server."""
 
 
 class EventRow(Table):
@@ -197,3 +256,5 @@ class ServiceRow(Table):
     url: Mapped[str]
     stats: Mapped[dict[str, Any]]
     last_seen: Mapped[float]
+    live: Mapped[bool] = mapped_column(default=True)
+    """Whether it was heard of a moment ago, as far as was told."""

@@ -110,6 +110,7 @@ class Tasks:
                 raise Conflict(f"this {task.kind} task is {task.state}: its result is not needed", code=task.state)
             task.result = _fitting(task.kind, body.result)
             task.state, task.error, task.updated, task.lease_until = "done", None, unit.now, None
+            _tell_done(unit, task)
             await transitions.advance(unit, run)
             point("backend.result.before_commit")
         point("backend.result.after_commit")
@@ -145,6 +146,9 @@ class Tasks:
                 return None
             if task.state == "waiting":
                 task.attempts += 1
+            if task.started is None:
+                task.started = unit.now
+                unit.tell("task.started", _about(task), run=task.run, round=task.round, client=_client(task))
             task.state, task.lease_owner, task.updated = "leased", owner, unit.now
             task.lease_until = unit.now + self.lease_seconds
             found = self._task(task, owner)
@@ -232,6 +236,24 @@ async def _find(
         found = found.with_for_update(skip_locked=True, of=TaskRow)
     row: TaskRow | None = (await session.execute(found)).scalar_one_or_none()
     return row
+
+
+def _tell_done(unit: Unit, task: TaskRow) -> None:
+    """Record how the time of a task was spent, and say that it is done."""
+    result = task.result or {}
+    by: dict[str, float] = result.get("seconds_by") or {}
+    task.server_seconds, task.federated_seconds = by.get("server"), by.get("federated")
+    seconds = unit.now - (unit.now if task.started is None else task.started)
+    data = {**_about(task), "seconds": seconds, "seconds_by": by, "samples": result.get("samples", result.get("count"))}
+    unit.tell("task.done", data, run=task.run, round=task.round, client=_client(task))
+
+
+def _about(task: TaskRow) -> dict[str, Any]:
+    return {"kind": task.kind, "number": task.number, "target": task.target}
+
+
+def _client(task: TaskRow) -> str | None:
+    return task.target.removeprefix("client:") if task.target.startswith("client:") else None
 
 
 def _fitting(kind: str, result: dict[str, Any]) -> dict[str, Any]:

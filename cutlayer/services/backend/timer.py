@@ -1,4 +1,4 @@
-"""Does what is due without anybody asking: deadlines, leases and clients that are lost, runs that were left behind."""
+"""Does what is due without anybody asking: deadlines, lost leases, clients and services, runs that were left behind."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import logging
 
 from sqlalchemy import func, select, update
 
-from cutlayer.services.backend import bell, transitions
+from cutlayer.services.backend import bell, services, transitions
 from cutlayer.services.backend.bell import heard
 from cutlayer.services.backend.database import Database, Unit
-from cutlayer.services.backend.tables import ClientRow, RunRow, TaskRow
+from cutlayer.services.backend.tables import ClientRow, RunRow, ServiceRow, TaskRow
 from cutlayer.services.errors import Unavailable
+from cutlayer.services.observed import SILENT
 from cutlayer.services.protocol import ENDED
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,8 @@ class Timer:
         now = self.database.clock()
         await self._end_leases(now)
         await self._lose_clients(now)
+        if now >= self.awake + SILENT:
+            await services.lose(self.database, now - SILENT)
         async with self.database.read() as session:
             runs = (await session.execute(select(RunRow.id).where(RunRow.due <= now))).scalars().all()
         for run in runs:
@@ -120,6 +123,7 @@ class Timer:
             run = await session.scalar(select(func.min(RunRow.due)))
             lease = await session.scalar(select(func.min(TaskRow.lease_until)).where(TaskRow.state == "leased"))
             seen = await session.scalar(select(func.min(ClientRow.last_seen)).where(ClientRow.connected))
+            heard_of = await session.scalar(select(func.min(ServiceRow.last_seen)).where(ServiceRow.live))
         times = [now + min(self.lease_seconds, self.lost_after)]
         if run is not None:
             times.append(run)
@@ -127,6 +131,8 @@ class Timer:
             times.append(max(lease, self.awake + self.lease_seconds))
         if seen is not None:
             times.append(max(seen, self.awake) + self.lost_after)
+        if heard_of is not None:
+            times.append(max(heard_of, self.awake) + SILENT)
         return min(times)
 
 

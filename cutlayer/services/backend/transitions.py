@@ -13,7 +13,7 @@ from uuid import uuid4
 from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from cutlayer.services.backend import bell, experiments, lifecycle
+from cutlayer.services.backend import bell, condensed, experiments, lifecycle
 from cutlayer.services.backend import picture as steps
 from cutlayer.services.backend.database import Database, Unit
 from cutlayer.services.backend.picture import Job, Member, Picture, Round, Step, Terms
@@ -352,7 +352,8 @@ async def _open(unit: Unit, run: RunRow, number: int, order: Sequence[int]) -> N
     plan = [{"client": n, "samples": members[n].samples} for n in order]
     unit.session.add(RoundRow(run=run.id, number=number, state="selected", plan=plan, started=unit.now))
     run.round = number
-    unit.tell("round.state", {"state": "selected", "participants": plan}, run=run.id, round=number)
+    data = {"state": "selected", "count": len(plan), "participants": plan if len(plan) <= condensed.MOST_TOLD else []}
+    unit.tell("round.state", data, run=run.id, round=number)
 
 
 async def _move(unit: Unit, run: RunRow, state: str, due: float | None, holder: int | None) -> None:
@@ -371,5 +372,6 @@ async def _close(unit: Unit, run: RunRow, metrics: dict[str, Any], evaluation: A
     if evaluation is not None:
         names = (run.example or {}).get("class_names")
         run.evaluation = {"classes": names, **evaluation}
+    await condensed.record(unit, run, metrics, unit.now)
     unit.tell("round.state", {"state": "done"}, run=run.id, round=run.round)
-    unit.tell("round", metrics, run=run.id, round=run.round)
+    unit.tell("round", condensed.told(metrics), run=run.id, round=run.round)

@@ -7,6 +7,8 @@ seconds since 1970.  Nothing here imports torch.
 
 from cutlayer.services.protocol.clients import Capabilities, ClientView, Enrol, Enrolled
 from cutlayer.services.protocol.forms import (
+    DEPTH,
+    LONGEST_TEXT,
     NAME,
     Count,
     ErrorReply,
@@ -87,7 +89,9 @@ from cutlayer.services.protocol.words import (
 
 __all__ = [
     "CLIENT_KINDS",
+    "DEPTH",
     "ENDED",
+    "LONGEST_TEXT",
     "NAME",
     "PAYLOADS",
     "PREFIXES",

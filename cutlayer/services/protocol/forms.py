@@ -9,6 +9,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"
 DEPTH = 24
+LONGEST_TEXT = 50_000
+"""Characters of an experiment as text."""
 WIDEST = 2**63
 
 

@@ -5,18 +5,26 @@ from __future__ import annotations
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import Field, StringConstraints, model_validator
 
-from cutlayer.services.protocol.forms import Count, Json, Name, Reply, Request, Text
+from cutlayer.services.protocol.forms import LONGEST_TEXT, Count, Json, Name, Reply, Request, Text
 from cutlayer.services.protocol.words import Cause, RoundState, RunState
 
 
 class SubmitRun(Request):
-    """An experiment to train on the connected clients.  The same ``submission`` again is the same run."""
+    """An experiment to train on the connected clients, or the text of its file.  The same ``submission`` again is the
+    same run."""
 
-    experiment: Json
+    experiment: Json | None = None
+    yaml: Annotated[str, StringConstraints(max_length=LONGEST_TEXT)] | None = None
     name: Name | None = None
     submission: UUID | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> SubmitRun:
+        if (self.experiment is None) == (self.yaml is None):
+            raise ValueError("expected either experiment or yaml")
+        return self
 
 
 class RunCreated(Reply):
@@ -76,13 +84,25 @@ class RunView(Reply):
     created: float
     started: float | None = None
     ended: float | None = None
+    progress: float = 0.0
+    """The share of its rounds that are done."""
+    test_accuracy: float | None = None
+    """The last that was measured; that of the clients' own test sets where there is no common one."""
+    bytes: int = 0
+    seconds: float = 0.0
+    """Bytes both ways and seconds (without evaluation) of all rounds that are done."""
 
 
 class RunList(Reply):
-    """Runs, the newest first; ``next`` is the ``after`` of the following page."""
+    """Runs, the newest first; ``next`` is the ``after`` of the following page.
+
+    Without members and evaluation.
+    """
 
     runs: tuple[RunView, ...]
     next: str | None = None
+    total: int | None = None
+    """How many there are on all pages."""
 
 
 class Planned(Reply):

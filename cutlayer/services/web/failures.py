@@ -43,7 +43,7 @@ _CODES = {400: "bad_request", 401: "unauthorized", 403: "forbidden", 404: "not_f
 def answer_for(error: Exception) -> Response:
     """Return the answer that ``error`` becomes; 500 with a plain sentence for one that nobody raised on purpose."""
     if isinstance(error, ServiceError):
-        return answer(error.status, str(error), error.code, retry_after=error.retry_after)
+        return answer(error.status, str(error), error.code, retry_after=error.retry_after, about=error.about)
     if isinstance(error, HTTPException):
         return answer(
             error.status_code, _sentence(error), _CODES.get(error.status_code, "http_error"), headers=error.headers
@@ -61,8 +61,9 @@ def answer(
     *,
     retry_after: float | None = None,
     headers: Mapping[str, str] | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> Response:
-    """Return an error as JSON."""
+    """Return an error as JSON, with what more there is to say ``about`` it."""
     found = dict(headers or {})
     if retry_after is not None:
         found["Retry-After"] = str(max(1, math.ceil(retry_after)))
@@ -71,7 +72,7 @@ def answer(
     if status == 413:
         found["Connection"] = "close"  # what is left of the body is not read
     said = sentence[:LONGEST].encode(errors="backslashreplace").decode()  # a lone surrogate is text to Python alone
-    body = {"error": said, "code": code, "request_id": request_id()}
+    body = {**(about or {}), "error": said, "code": code, "request_id": request_id()}
     return JSONResponse(body, status_code=status, headers=found)
 
 

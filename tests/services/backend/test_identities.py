@@ -26,6 +26,7 @@ RUN, UUID = "vanilla-00000000", "6f1f1d0e-7f3a-4c39-9d1b-0a2f6f3f9f11"
 ROUTES: dict[tuple[str, str], set[str]] = {
     ("POST", "/runs"): set(),
     ("GET", "/runs"): {"viewer", "service"},
+    ("POST", "/runs/validate"): {"viewer", "service"},
     ("GET", "/runs/{run}"): {"viewer", "service", "client"},
     ("POST", "/runs/{run}/cancel"): set(),
     ("POST", "/runs/{run}/pause"): set(),
@@ -34,6 +35,9 @@ ROUTES: dict[tuple[str, str], set[str]] = {
     ("GET", "/runs/{run}/rounds/{number}/plan"): {"viewer", "service"},
     ("GET", "/runs/{run}/metrics"): {"viewer", "service"},
     ("GET", "/runs/{run}/tasks"): {"viewer", "service"},
+    ("GET", "/runs/{run}/history"): {"viewer", "service"},
+    ("GET", "/runs/{run}/timeline"): {"viewer", "service"},
+    ("GET", "/system"): {"viewer", "service"},
     ("GET", "/runs/{run}/events"): {"viewer", "service"},
     ("GET", "/runs/{run}/artifacts"): {"viewer", "service"},
     ("GET", "/runs/{run}/artifacts/{name}"): {"viewer", "service"},

@@ -21,7 +21,7 @@ def story(events: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     """What happened, without what differs between two tellings: ids and times."""
     told = []
     for event in events:
-        data = {k: v for k, v in event["data"].items() if k not in ("time", "seconds", "token")}
+        data = {k: v for k, v in event["data"].items() if k not in ("time", "seconds", "token", "target")}
         told.append((event["kind"], event["round"], data))
     return told
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 
-from cutlayer.services.backend import runs
+from cutlayer.services.backend import listing, runs, written
 from cutlayer.services.backend.api.shared import After, Backend, Limit, Operator, Reader, RoundNumber, RunId, allow
 from cutlayer.services.backend.tokens import Who
+from cutlayer.services.observed import ExperimentRead, ExperimentText, ExperimentWrong
 from cutlayer.services.protocol import (
     Accepted,
     PlanView,
@@ -30,17 +32,29 @@ async def submit(request: SubmitRun, who: Operator, state: Backend) -> RunCreate
     return RunCreated(id=await runs.submit(state.database, who, request))
 
 
+@routes.post("/runs/validate", responses={422: {"model": ExperimentWrong}})
+async def validate(request: ExperimentText, who: Reader, state: Backend) -> ExperimentRead:
+    """Read an experiment's text without keeping it; what is wrong is said with its line and key."""
+    found = await asyncio.to_thread(written.read, request.yaml)
+    return ExperimentRead(experiment=found.as_dict())
+
+
 @routes.get("/runs")
 async def listed(
     who: Reader,
     state: Backend,
     limit: Limit = 50,
-    only: Annotated[RunState | None, Query(alias="state")] = None,
+    only: Annotated[list[RunState] | None, Query(alias="state", max_length=7)] = None,
+    algorithm: Annotated[str | None, Query(max_length=200)] = None,
+    text: Annotated[str | None, Query(max_length=200)] = None,
+    sort: listing.Sort = "created",
+    order: listing.Order = "desc",
     after: Annotated[str | None, Query(pattern=r"^[A-Za-z0-9._-]{1,140}$")] = None,
 ) -> RunList:
-    """List runs, the newest first, without their members."""
+    """List runs, the newest first or in another order, without their members; only some of them if wanted."""
+    wanted = listing.Wanted(only or (), algorithm, text)
     async with state.database.read() as session:
-        return await runs.page(session, only, limit, after)
+        return await listing.page(session, wanted, sort, order, limit, after)
 
 
 @routes.get("/runs/{run}")
