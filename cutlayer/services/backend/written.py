@@ -68,7 +68,7 @@ def mistaken(sentence: str, places: Mapping[str, int], values: Mapping[str, str]
     path = words[0].split(".") if words else []
     for length in range(len(path), 0, -1):
         leaf = f"{path[0]}.{path[-1]}"
-        for known in (".".join(path[:length]), *((leaf,) if length > 1 else ())):
+        for known in [".".join(path[:length]), *([leaf] if length > 1 else [])]:
             if known in places:
                 return known
     for match in re.finditer(r"'([^']+)'", sentence):

@@ -188,7 +188,6 @@ def create_app(settings: FedSettings, where: Callable[[], str] = lambda: "") -> 
             await asyncio.get_running_loop().run_in_executor(None, service.close)
 
     app = Starlette(routes=service.routes(), lifespan=lifespan)
-    app.state.service = service
     web.install(app, "fed", service.metrics, web.Limits.of(settings), ready=service.ready, quiet=True)
     return app
 

@@ -23,7 +23,10 @@ class SetupPayload(Reply):
 
 
 class TrainPayload(Reply):
-    """train (client): one round.  ``giver`` trained before in a relay, None where nobody else has the parts."""
+    """train (client): one round.  ``giver`` trained before in a relay, None where nobody else has the parts.
+
+    Asynchronous: ``round`` is the client's pass over its samples, begun ``within`` a round.
+    """
 
     run: str
     round: int
@@ -31,6 +34,7 @@ class TrainPayload(Reply):
     turn: int
     giver: int | None = None
     evaluate: bool = False
+    within: int | None = None
 
 
 class EndPayload(Reply):

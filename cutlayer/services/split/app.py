@@ -286,7 +286,6 @@ def create_app(settings: SplitSettings, where: Callable[[], str] = lambda: "") -
 
     routes = [Route("/v1/runs/{run}/rounds/{round:int}/{kind}", service.request, methods=["POST"])]
     app = Starlette(routes=routes, lifespan=lifespan)
-    app.state.service = service
     web.install(app, "split", service.metrics, web.Limits.of(settings), ready=service.ready, quiet=True)
     if not settings.rate and settings.trace is None:
         stack, limit = app.build_middleware_stack(), settings.body_limit
