@@ -255,6 +255,28 @@ class FedSettings(WorkerSettings):
     port: int = Field(7402, ge=0, le=65535)
 
 
+class DashboardSettings(ServerSettings):
+    """The dashboard."""
+
+    port: int = Field(7480, ge=0, le=65535)
+    backend: str = "http://127.0.0.1:7400"
+    token: SecretStr | None = None
+    token_file: Path | None = None
+    """A viewer's token: then the page is there for everybody who reaches it, read-only, and nobody signs in."""
+    tls_client_cert: Path | None = None
+    tls_client_key: Path | None = None
+
+    def viewer_token(self) -> str | None:
+        """Return the token of a public page, None where people sign in.  Raises ConfigError."""
+        if self.token is None and self.token_file is None:
+            return None
+        return self._secret("token", "a viewer's token (cl_view_...)")
+
+    def check(self) -> None:
+        super().check()
+        check_url(self.backend, self.insecure, "the backend's URL")
+
+
 class ClientSettings(Settings):
     """A client agent: whose clients it is, where its data is, and what code it may run."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from sqlalchemy import select
 
@@ -32,10 +32,22 @@ async def after(
         found = found.where(EventRow.kind != "audit")
     async with database.read() as session:
         rows = (await session.execute(found)).scalars().all()
-    return [
-        EventView(id=r.id, time=r.time, kind=r.kind, run=r.run, round=r.round, client=r.client, data=r.data)
-        for r in rows
-    ]
+    return [_view(row) for row in rows]
+
+
+async def newest(
+    database: Database, *, run: str | None, kinds: Sequence[str], before: int | None, limit: int
+) -> list[EventView]:
+    """Return the last events, the newest first, without the audit; only those of ``kinds`` if any are named."""
+    found = select(EventRow).where(EventRow.kind != "audit").order_by(EventRow.id.desc()).limit(limit)
+    if run is not None:
+        found = found.where(EventRow.run == run)
+    if kinds:
+        found = found.where(EventRow.kind.in_(kinds))
+    if before is not None:
+        found = found.where(EventRow.id < before)
+    async with database.read() as session:
+        return [_view(row) for row in (await session.execute(found)).scalars()]
 
 
 async def stream(database: Database, id: int, run: str | None, audit: bool, follow: bool) -> AsyncIterator[bytes]:
@@ -61,3 +73,9 @@ async def stream(database: Database, id: int, run: str | None, audit: bool, foll
                 return
             if not await heard(rung, COMMENT_EVERY):
                 yield b": still here\n\n"
+
+
+def _view(row: EventRow) -> EventView:
+    return EventView(
+        id=row.id, time=row.time, kind=row.kind, run=row.run, round=row.round, client=row.client, data=row.data
+    )

@@ -42,20 +42,22 @@ class Listening:
 Announce = Callable[[Listening], None]
 
 
-def serve(app: Starlette, settings: ServerSettings, announce: Announce | None = None) -> None:
+def serve(
+    app: Starlette, settings: ServerSettings, announce: Announce | None = None, *, websockets: bool = False
+) -> None:
     """Serve ``app`` until SIGTERM or SIGINT (returns then), as the settings say.
 
     Logs are configured, and traces started, as the settings say.  Once the application has started, ``announce`` is
     called, and ``settings.announce`` is written.  After the first signal nothing new is accepted,
     ``app.state.stopping`` is set, and requests in flight have ``settings.grace`` seconds to end; a second SIGINT does
-    not wait.
+    not wait.  ``websockets`` is for applications that push.
 
     Raises:
         ConfigError: the settings would send secrets in the clear, or a certificate is not usable.
         MissingExtra: traces are wanted, and OpenTelemetry is not installed.
         CutlayerError: the address cannot be bound, or the application did not start.
     """
-    server = Server(app, settings, announce)
+    server = Server(app, settings, announce, websockets)
     logs.configure(settings.log_level, settings.log_format)
     if settings.trace is not None:
         tracing.start(getattr(app.state, "service", "service"), settings.trace)
@@ -72,7 +74,9 @@ def serve(app: Starlette, settings: ServerSettings, announce: Announce | None = 
 class Server(uvicorn.Server):
     """uvicorn, with its socket bound beforehand and an end that is not a signal's."""
 
-    def __init__(self, app: Starlette, settings: ServerSettings, announce: Announce | None = None) -> None:
+    def __init__(
+        self, app: Starlette, settings: ServerSettings, announce: Announce | None = None, websockets: bool = False
+    ) -> None:
         settings.check()
         context = None
         if settings.tls_cert is not None and settings.tls_key is not None:
@@ -83,7 +87,7 @@ class Server(uvicorn.Server):
             port=settings.port,
             loop="uvloop" if sys.platform != "win32" and find_spec("uvloop") else "asyncio",
             http="httptools" if find_spec("httptools") else "h11",
-            ws="none",
+            ws="websockets-sansio" if websockets else "none",
             lifespan="on",
             log_config=None,
             access_log=False,

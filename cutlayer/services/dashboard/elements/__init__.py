@@ -1,0 +1,1 @@
+"""What the page is made of that NiceGUI does not bring."""

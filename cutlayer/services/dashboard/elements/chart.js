@@ -1,0 +1,159 @@
+import { echarts } from "nicegui-echart";
+
+// Options come without code: "var(--x)" is a colour of the theme, "fn:x" one of the functions in page.js.
+const resolved = (value, style, context) => {
+  if (typeof value === "string") {
+    if (value.startsWith("var(--")) return style.getPropertyValue(value.slice(4, -1)).trim();
+    if (value.startsWith("fn:")) return window.cutlayer.functions[value.slice(3)](context);
+    return value;
+  }
+  if (Array.isArray(value)) return value.map((each) => resolved(each, style, context));
+  if (value && typeof value === "object") {
+    return Object.fromEntries(Object.entries(value).map(([key, each]) => [key, resolved(each, style, context)]));
+  }
+  return value;
+};
+
+const colours = (style, name) => style.getPropertyValue(name).trim();
+
+const theme = (style) => {
+  const ink = colours(style, "--ink"), muted = colours(style, "--muted"), line = colours(style, "--line");
+  const axis = {
+    axisLine: { lineStyle: { color: colours(style, "--axis") } },
+    axisTick: { lineStyle: { color: colours(style, "--axis") } },
+    axisLabel: { color: muted, fontSize: 11 },
+    nameTextStyle: { color: muted, fontSize: 11 },
+    splitLine: { lineStyle: { color: line } },
+  };
+  return {
+    textStyle: { fontFamily: colours(style, "--font"), color: ink },
+    backgroundColor: "transparent",
+    valueAxis: axis, categoryAxis: axis, timeAxis: axis, logAxis: axis,
+    legend: {
+      textStyle: { color: ink, fontSize: 12 }, itemWidth: 18, itemHeight: 9, icon: "roundRect",
+      inactiveColor: colours(style, "--axis"), pageIconColor: muted, pageIconInactiveColor: line,
+      pageTextStyle: { color: muted },
+    },
+    tooltip: {
+      backgroundColor: colours(style, "--surface"), borderColor: colours(style, "--axis"), borderWidth: 1,
+      textStyle: { color: ink, fontSize: 12 }, padding: [7, 10],
+      axisPointer: { lineStyle: { color: muted }, shadowStyle: { color: "rgba(128,128,128,.12)" } },
+    },
+  };
+};
+
+export default {
+  template: `
+    <div class="chart-box">
+      <div ref="area" class="chart-canvas" role="img" :aria-label="said" :style="{height: tall + 'px'}"></div>
+      <p v-if="nothing" class="chart-empty">{{ nothing }}</p>
+    </div>`,
+  props: { name: String, height: Number, options: Object, points: Object, summary: String, empty: String, units: Object },
+  data() {
+    return { said: this.summary, nothing: this.empty, tall: this.height };
+  },
+  created() {
+    // Plain copies: Vue need not watch thousands of points.
+    this.raw = Vue.markRaw({ options: this.options, points: { ...this.points }, units: this.units || {} });
+    this.stale = new Set();
+    this.whole = true;
+  },
+  mounted() {
+    window.cutlayer.charts[this.name] = this;
+    this.redraw = () => this.begin();
+    window.addEventListener("cutlayer:theme", this.redraw);
+    this.sight = new IntersectionObserver((seen) => seen.some((each) => each.isIntersecting) && this.begin(), {
+      rootMargin: "200px",
+    });
+    this.sight.observe(this.$refs.area);
+    this.size = new ResizeObserver(() => {
+      if (!this.chart) return;
+      this.chart.resize();
+      if (this.narrow() !== this.wasNarrow) this.schedule(true);
+    });
+    this.size.observe(this.$refs.area);
+  },
+  beforeUnmount() {
+    window.removeEventListener("cutlayer:theme", this.redraw);
+    this.sight.disconnect();
+    this.size.disconnect();
+    if (window.cutlayer.charts[this.name] === this) delete window.cutlayer.charts[this.name];
+    this.chart?.dispose();
+    this.chart = null;
+  },
+  methods: {
+    narrow() {
+      return this.$refs.area.clientWidth < 420;
+    },
+    begin() {
+      this.sight.disconnect();
+      this.style = getComputedStyle(document.documentElement);
+      this.chart?.dispose();
+      this.chart = Vue.markRaw(echarts.init(this.$refs.area, theme(this.style), { renderer: "canvas" }));
+      this.chart.on("click", (e) => {
+        if (e.componentType === "yAxis") this.$emit("pick", { axis: String(e.value) });
+        else this.$emit("pick", { id: e.seriesId || "", value: e.value ?? null });
+      });
+      this.draw(true);
+    },
+    schedule(whole) {
+      this.whole = this.whole || whole;
+      if (this.waiting) return;
+      this.waiting = requestAnimationFrame(() => {
+        this.waiting = null;
+        if (this.chart) this.draw(this.whole);
+      });
+    },
+    draw(whole) {
+      const context = { units: this.raw.units, options: this.raw.options, style: this.style, self: this };
+      this.wasNarrow = this.narrow();
+      if (whole) {
+        const { options, points } = this.raw;
+        const made = resolved(options, this.style, context);
+        made.series = made.series.map((each) => ({ ...each, data: this.coloured(points[each.id] || []) }));
+        if (made.tooltip && !made.tooltip.formatter && made.tooltip.trigger === "axis") {
+          made.tooltip.formatter = window.cutlayer.functions.tooltip(context);
+        }
+        if (made.series.some((each) => each.id === "spans")) {
+          made.tooltip.formatter = window.cutlayer.functions.spanTooltip(context);
+        }
+        this.chart.setOption(made, { notMerge: true });
+      } else {
+        const series = [...this.stale].map((id) => ({ id, data: this.coloured(this.raw.points[id] || []) }));
+        if (series.length) this.chart.setOption({ series });
+      }
+      this.stale.clear();
+      this.whole = false;
+    },
+    coloured(points) {
+      if (!points.length || typeof points.find((each) => each && !Array.isArray(each)) !== "object") return points;
+      return points.map((each) => (each && !Array.isArray(each) ? resolved(each, this.style, {}) : each));
+    },
+    feed(change) {
+      const { append, replace, options, units } = change;
+      if (options) this.raw.options = options;
+      if (units) this.raw.units = units;
+      for (const [id, points] of Object.entries(replace || {})) {
+        this.raw.points[id] = points;
+        this.stale.add(id);
+      }
+      for (const [id, points] of Object.entries(append || {})) {
+        this.raw.points[id] = (this.raw.points[id] || []).concat(points);
+        this.stale.add(id);
+      }
+      if ("summary" in change) this.said = change.summary;
+      if ("empty" in change) this.nothing = change.empty;
+      this.schedule(Boolean(options));
+    },
+    stretch(height) {
+      this.tall = height;
+    },
+    save(file) {
+      if (!this.chart) this.begin();
+      const url = this.chart.getDataURL({
+        type: "png", pixelRatio: 2, backgroundColor: colours(getComputedStyle(document.documentElement), "--surface"),
+      });
+      window.cutlayer.save(url, file);
+    },
+  },
+};
