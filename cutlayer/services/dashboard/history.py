@@ -68,9 +68,7 @@ class History:
 
     def against(self, x: str, y: str) -> list[list[float]]:
         """Return (x, y) of two series, without the rounds that lack one."""
-        return [
-            [a, b] for a, b in zip(self.column(x), self.column(y), strict=True) if a is not None and b is not None
-        ]
+        return [[a, b] for a, b in zip(self.column(x), self.column(y), strict=True) if a is not None and b is not None]
 
     def of_client(self, number: int, name: str) -> list[list[float]]:
         """Return (round, value) of a client's series."""

@@ -1,124 +1,25 @@
-"""What pages look at: kept up to date while anybody looks, at most four times a second."""
+"""What pages look at: runs, their clients' time, the list of runs, the system."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from cutlayer.services.dashboard.charts.timeline import window
+from cutlayer.services.dashboard.feed import Feed
 from cutlayer.services.dashboard.history import POINTS, SHOWN_AT_ONCE, History
-from cutlayer.services.dashboard.source import Away, Source
-from cutlayer.services.errors import ServiceError, TooMany, Unavailable
+from cutlayer.services.dashboard.source import Source
 from cutlayer.services.protocol import EventView
 
-log = logging.getLogger(__name__)
-
-GAP = 0.25
-"""Seconds between two refreshments."""
-LINGER = 20.0
-"""Seconds that something is kept after the last page has left it."""
-AGAIN = 1.0
-"""Seconds after which a refreshment that was refused is tried again."""
 ROWS, MOST_ROWS = 100, 1000
 """Clients whose time is asked for at once, and altogether."""
+NAMED = 12
+"""Clients that the picture of the system names."""
+MINUTES = 180.0
+"""Seconds of the servers' past that are shown."""
 NEWEST = 100
 """Events that a page begins with."""
-
-Changed = Callable[[frozenset[str]], None]
-
-
-class Feed:
-    """Something that pages watch.  ``touch`` says what may have changed, ``refresh`` fetches it, watchers are told."""
-
-    topics: frozenset[str] = frozenset()
-    gap = GAP
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.error: ServiceError | None = None
-        self._watchers: set[Changed] = set()
-        self._dirty: set[str] = set()
-        self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-        self._lock = asyncio.Lock()
-        self._fresh = False
-
-    async def refresh(self, topics: frozenset[str]) -> frozenset[str]:
-        """Fetch what ``topics`` name and return what has changed."""
-        raise NotImplementedError
-
-    def hear(self, event: EventView) -> None:
-        """Touch what an event changes."""
-
-    async def ready(self) -> None:
-        """Return once everything has been fetched.  Raises Away, or what the backend raised."""
-        async with self._lock:
-            if not self._fresh:
-                await self.refresh(self.topics)
-                self._fresh = True
-
-    def watch(self, changed: Changed) -> Callable[[], None]:
-        """Tell ``changed`` from now on what has changed; call what is returned to end that."""
-        if not self._watchers:
-            self.source.heard.add(self.hear)
-            self.source.told.add(self._reached)
-        self._watchers.add(changed)
-        if self._task is None:
-            self._task = asyncio.create_task(self._keep(), name=f"{type(self).__name__} is kept up to date")
-
-        def leave() -> None:
-            self._watchers.discard(changed)
-            if not self._watchers:
-                asyncio.get_running_loop().call_later(LINGER, self._rest)
-
-        return leave
-
-    def touch(self, *topics: str) -> None:
-        """Say what may have changed."""
-        self._dirty.update(topics)
-        self._wake.set()
-
-    def _reached(self) -> None:
-        if self.source.absence is None:
-            self.touch(*self.topics)
-
-    def _rest(self) -> None:
-        if not self._watchers and self._task is not None:
-            self.source.heard.discard(self.hear)
-            self.source.told.discard(self._reached)
-            self._task.cancel()
-            self._task, self._fresh = None, False
-
-    async def _keep(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            topics, self._dirty = frozenset(self._dirty), set()
-            pause = self.gap
-            try:
-                async with self._lock:
-                    found = await self.refresh(topics)
-                    self._fresh, self.error = True, None
-            except (Away, Unavailable, TooMany) as error:
-                log.info("not refreshed: %s", error)
-                self._dirty |= topics
-                pause = AGAIN
-                self._wake.set()
-                found = frozenset()
-            except ServiceError as error:
-                self.error, found = error, frozenset({"error"})
-            except Exception:
-                log.exception("something that a page looks at could not be refreshed")
-                found = frozenset()
-            if found:
-                for tell in list(self._watchers):
-                    with suppress(Exception):
-                        tell(found)
-            await asyncio.sleep(pause)
 
 
 class RunFeed(Feed):
@@ -193,9 +94,7 @@ class RunFeed(Feed):
         last = self.history.last
         if last and (len(self.history.rounds) > 2 * POINTS or not set(asked) <= set(self.history.clients)):
             last, self.history = 0, History()
-        found = await self.source.get(
-            "runs", self.run, "history", points=POINTS, clients=clients, after=last or None
-        )
+        found = await self.source.get("runs", self.run, "history", points=POINTS, clients=clients, after=last or None)
         self.history = self.history.followed_by(History.of(found))
 
     def _step(self, event: dict[str, Any]) -> None:
@@ -237,7 +136,7 @@ class TimelineFeed(Feed):
         view = self.run.view
         begun = view.get("started") or view["created"]
         since = begun
-        if self.rounds:
+        if self.rounds and self.run.history.last >= self.rounds:
             history, until = self.run.history, view.get("ended") or time.time()
             took = [
                 (a or 0.0) + (b or 0.0)
@@ -292,8 +191,25 @@ class SystemFeed(Feed):
     def __init__(self, source: Source) -> None:
         super().__init__(source)
         self.system: dict[str, Any] = {}
+        self.clients: list[dict[str, Any]] = []
+        """All of them while they are few enough to be named."""
+        self.moments: list[tuple[float, dict[str, float]]] = []
+        """Steps a second of the servers, for the last minutes."""
 
     async def refresh(self, topics: frozenset[str]) -> frozenset[str]:
         self.system = await self.source.get("system")
+        few = self.system["clients"]["total"] <= NAMED
+        self.clients = [c for c in await self.source.get("clients") if not c["revoked"]] if few else []
+        self._remember()
         self.touch("system")
         return topics
+
+    def _remember(self) -> None:
+        found = {
+            service["id"]: float(service["stats"]["steps_per_second"])
+            for service in self.system["services"]
+            if service["live"] and service["stats"].get("steps_per_second") is not None
+        }
+        now = self.system["now"]
+        if not self.moments or now - self.moments[-1][0] >= 1.0:
+            self.moments = [*(each for each in self.moments if each[0] > now - MINUTES), (now, found)]

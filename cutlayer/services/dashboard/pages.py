@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from cutlayer.services.dashboard.gate import SCOPE
 from cutlayer.services.dashboard.hub import Hubs
-from cutlayer.services.dashboard.views import run, runs
+from cutlayer.services.dashboard.views import compare, run, runs, submit, system
 from cutlayer.services.dashboard.views.frame import shown
 from cutlayer.services.errors import NotFound
 
@@ -30,6 +30,20 @@ def install(app: FastAPI, hubs: Hubs, version: str) -> None:
     async def _(request: Request, name: str) -> None:
         await shown(request, hubs, version, name, "/runs", lambda frame: run.build(frame, name))
 
+    @ui.page("/system")
+    async def _(request: Request) -> None:
+        await shown(request, hubs, version, "System", "/system", system.build)
+
+    @ui.page("/compare")
+    async def _(request: Request) -> None:
+        asked = request.query_params.get("runs", "")
+        await shown(request, hubs, version, "Compare", "/runs", lambda frame: compare.build(frame, asked))
+
+    @ui.page("/submit")
+    async def _(request: Request) -> None:
+        repeated = request.query_params.get("from")
+        await shown(request, hubs, version, "New run", "/submit", lambda frame: submit.build(frame, repeated))
+
     @ui.page("/{path:path}")
     async def _(request: Request, path: str) -> None:
         async def missing(_: object) -> None:
@@ -41,6 +55,15 @@ def install(app: FastAPI, hubs: Hubs, version: str) -> None:
         chart = await run.chart_of(hubs.of(request.scope[SCOPE]), **request.path_params)
         return _csv(chart.csv())
 
+    async def steps_csv(request: Request) -> Response:
+        return _csv(await system.steps_of(hubs.of(request.scope[SCOPE])))
+
+    async def compared_csv(request: Request) -> Response:
+        asked, chart = request.query_params.get("runs", ""), request.path_params["chart"]
+        return _csv(await compare.csv_of(hubs.of(request.scope[SCOPE]), asked, chart))
+
+    app.router.routes.append(Route("/compare/{chart}.csv", compared_csv, methods=["GET"]))
+    app.router.routes.append(Route("/system/steps.csv", steps_csv, methods=["GET"]))
     app.router.routes.append(Route("/runs/{name}/{chart}.csv", run_csv, methods=["GET"]))
     ui.run_with(
         app,

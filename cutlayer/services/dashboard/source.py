@@ -171,7 +171,9 @@ def _decoded(answer: httpx.Response) -> Any:
     try:
         return answer.json()
     except ValueError:
-        raise ServiceError("expected JSON from the backend, and something else came; is it a cutlayer backend?") from None
+        raise ServiceError(
+            "expected JSON from the backend, and something else came; is it a cutlayer backend?"
+        ) from None
 
 
 def _refusal(answer: httpx.Response) -> ServiceError:

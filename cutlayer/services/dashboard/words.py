@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from cutlayer.report.units import format_bytes, format_number, format_seconds, format_share
@@ -30,12 +30,22 @@ TASKS = {
     "score": "scores the model on the global test set",
     "conclude": "joins the model",
 }
+DONE = {
+    "prepare": "has prepared its data",
+    "setup": "has written what the run begins with",
+    "train": "has trained",
+    "end": "has ended a client's part",
+    "finish": "has finished the update of the backbone",
+    "aggregate": "has averaged the clients' parts",
+    "evaluate": "has scored the model on its own test data",
+    "score": "has scored the model on the global test set",
+    "conclude": "has joined the model",
+}
 ROUND = {
     "selected": "clients are chosen",
     "training": "clients train",
     "closing": "servers average and update",
     "evaluating": "the model is scored",
-    "done": "is done",
 }
 PHASES = (("selected", "selected"), ("training", "training"), ("closing", "averaging"), ("evaluating", "scoring"))
 STATES = {
@@ -86,6 +96,8 @@ def _round_state(data: Mapping[str, Any], client: str, round_: int | None) -> tu
     if state == "selected" and chosen is not None:
         count = len(chosen) if isinstance(chosen, list) else chosen
         return f"Round {round_} begins with {count} client{'' if count == 1 else 's'}.", ""
+    if state == "done":
+        return f"Round {round_} is over.", ""
     return f"Round {round_}: {ROUND.get(state, state)}.", ""
 
 
@@ -99,8 +111,8 @@ def _run_state(data: Mapping[str, Any], client: str, round_: int | None) -> tupl
 
 
 def _task_done(data: Mapping[str, Any], client: str, round_: int | None) -> tuple[str, Mood]:
-    after = f" after {format_seconds(data['seconds'])}" if data.get("seconds") is not None else ""
-    return f"{_worker(data, client)} is done{after}: {TASKS.get(data.get('kind', ''), data.get('kind', ''))}.", ""
+    after = f", after {format_seconds(data['seconds'])}" if data.get("seconds") is not None else ""
+    return f"{_worker(data, client)} {DONE.get(data.get('kind', ''), 'is done')}{after}.", ""
 
 
 def _task_failed(data: Mapping[str, Any], client: str, round_: int | None) -> tuple[str, Mood]:
@@ -121,7 +133,7 @@ def _progress(data: Mapping[str, Any], client: str, round_: int | None) -> tuple
     return f"{client}: batch {data.get('batches', '?')}{of} of round {round_}.", ""
 
 
-_SAID: dict[str, Any] = {
+_SAID: dict[str, Callable[[Mapping[str, Any], str, int | None], tuple[str, Mood]]] = {
     "round": _round,
     "round.state": _round_state,
     "run.state": _run_state,
@@ -132,12 +144,19 @@ _SAID: dict[str, Any] = {
     "progress": _progress,
     "client.joined": lambda d, c, r: (f"{c} is here.", "good"),
     "client.lost": lambda d, c, r: (f"{c} is away{': its key was taken back' if d.get('revoked') else ''}.", "warn"),
-    "client.dropped": lambda d, c, r: (f"Round {r} goes on without {c}: {d.get('reason', 'no reason was given')}.", "bad"),
+    "client.dropped": lambda d, c, r: (f"Round {r} goes on without {c}: {_why(d)}.", "bad"),
     "service.joined": lambda d, c, r: (f"{_service(d)} is here.", "good"),
     "service.lost": lambda d, c, r: (f"{_service(d)} is silent; others answer, or requests wait.", "bad"),
     "quorum": lambda d, c, r: (f"Too few clients are left: {d.get('reason', '')}.", "warn"),
-    "artifact": lambda d, c, r: (f"{d.get('name', 'a file')} was put among the results ({format_bytes(d.get('bytes'))}).", ""),
+    "artifact": lambda d, c, r: (
+        f"{d.get('name', 'a file')} is kept with the run: {format_bytes(d.get('bytes'))}.",
+        "",
+    ),
 }
+
+
+def _why(data: Mapping[str, Any]) -> str:
+    return str(data.get("reason") or "no reason was given")
 
 
 def _service(data: Mapping[str, Any]) -> str:

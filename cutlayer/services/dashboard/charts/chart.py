@@ -100,15 +100,23 @@ def axis(name: str, *, kind: str = "value", **more: Any) -> Options:
 
 def rounds_axis() -> Options:
     """Return the axis of rounds, from the first on."""
-    return axis("round", minInterval=1, min=1, max="dataMax", nameLocation="middle", nameGap=26, splitLine={"show": False})
+    return axis(
+        "round", minInterval=1, min=1, max="dataMax", nameLocation="middle", nameGap=26, splitLine={"show": False}
+    )
+
+
+def shares() -> Options:
+    """Return an axis of shares of one, in per cent, around what there is."""
+    return axis("", axisLabel={"formatter": "fn:share"}, max="fn:shareMax", min="fn:shareMin")
 
 
 def frame(x: Options, y: Options, *, legend: Sequence[str] = (), zoom: bool = False) -> Options:
     """Return the options that charts over two axes have in common."""
+    room = (30 if legend else 8) + (20 if y.get("name") else 4)
     y = {"nameLocation": "end", "nameTextStyle": {"align": "left"}, "nameGap": 10, **y}
     found: Options = {
         "animation": False,
-        "grid": {"left": 8, "right": 16, "top": 58 if legend else 34, "bottom": 30, "containLabel": True},
+        "grid": {"left": 8, "right": 16, "top": room, "bottom": 30, "containLabel": True},
         "xAxis": x,
         "yAxis": y,
         "tooltip": {"trigger": "axis", "confine": True},

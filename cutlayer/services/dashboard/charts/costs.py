@@ -44,9 +44,7 @@ def phases(scene: Scene) -> Chart:
         [r, *(value or 0.0 for value in values)] for r, *values in zip(history.rounds, *columns, strict=True)
     ]
     divisor, unit = seconds_scale([sum(float(cell or 0) for cell in row[1:]) for row in rows])
-    data = {
-        key: [[row[0], float(row[n + 1] or 0) / divisor] for row in rows] for n, (key, _, _) in enumerate(PHASES)
-    }
+    data = {key: [[row[0], float(row[n + 1] or 0) / divisor] for row in rows] for n, (key, _, _) in enumerate(PHASES)}
     options = frame(_bars_axis(), axis(unit, min=0), legend=[label for _, label, _ in PHASES])
     options["series"] = [_bar(key, label, colour, "seconds") for key, label, colour in PHASES]
     summary = WAITING
@@ -60,7 +58,7 @@ def phases(scene: Scene) -> Chart:
 
 
 def _bars_axis() -> Options:
-    return {**rounds_axis(), "min": "fn:barMin", "max": "fn:barMax"}
+    return {**rounds_axis(), "min": "fn:barMin", "max": "fn:barMax", "axisLabel": {"formatter": "fn:whole"}}
 
 
 def _bar(id: str, name: str, colour: str, stack: str) -> Options:

@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cutlayer.report.units import byte_scale, format_bytes, format_number, format_share, time_scale
-from cutlayer.services.dashboard.charts.chart import COLOURS, MUTED, Cell, Chart, Options, axis, frame, line, rounds_axis
+from cutlayer.report.units import byte_scale, format_bytes, format_count, format_number, format_share, time_scale
+from cutlayer.services.dashboard.charts.chart import (
+    COLOURS,
+    MUTED,
+    Cell,
+    Chart,
+    Options,
+    axis,
+    frame,
+    line,
+    rounds_axis,
+    shares,
+)
 from cutlayer.services.dashboard.history import History
 
 WAITING = "Nothing yet: the first point comes when round 1 is done."
@@ -81,9 +92,7 @@ def _curves(
             data[id] = points
             series.append(line(id, label, colour, lineStyle={"width": 2.5}, z=5, showSymbol=len(points) < 3))
             legend.append(label)
-    y = axis("", axisLabel={"formatter": "fn:share"}, max="fn:shareMax", min="fn:shareMin") if unit == "share" else axis(
-        "", scale=True
-    )
+    y = shares() if unit == "share" else axis("", scale=True)
     options = frame(rounds_axis(), y, legend=_ordered(legend, shown))
     options["series"] = series
     columns, rows = _table(scene, shown, per_client, key)
@@ -104,7 +113,9 @@ def _client(scene: Scene, number: int, id: str, lone: bool) -> Options:
     return line(id, scene.name(number), MUTED, z=2, lineStyle=style, showSymbol=lone, symbolSize=4)
 
 
-def _band(history: History, band: Mapping[str, Sequence[float | None]], data: dict[str, list[list[float]]]) -> list[Options]:
+def _band(
+    history: History, band: Mapping[str, Sequence[float | None]], data: dict[str, list[list[float]]]
+) -> list[Options]:
     """Return two stacked bands; of each the lower edge is a line that nobody sees."""
     found: list[Options] = []
     for id, low, high, label, opacity in (
@@ -149,7 +160,7 @@ def accuracy_against_bytes(scene: Scene) -> Chart:
     divisor, unit = byte_scale(float(row[1] or 0) for row in rows)
     points = [[float(row[1] or 0) / divisor, row[2]] for row in rows]
     x = axis(f"bytes so far ({unit})", nameLocation="middle", nameGap=26, min=0, splitLine={"show": False})
-    options = frame(x, axis("", axisLabel={"formatter": "fn:share"}, max="fn:shareMax", min="fn:shareMin"))
+    options = frame(x, shares())
     options["series"] = [line("accuracy", "accuracy", COLOURS[0], showSymbol=len(points) < 60, symbolSize=6)]
     summary = "No round has been scored yet."
     if rows:
@@ -176,9 +187,9 @@ def throughput(scene: Scene) -> Chart:
         if n is not None and s
     ]
     points = [[row[0], row[3]] for row in rows]
-    options = frame(rounds_axis(), axis("samples/s", min=0))
+    options = frame(rounds_axis(), axis("samples/s", min=0, axisLabel={"formatter": "fn:grouped"}))
     options["series"] = [line("rate", "samples a second", COLOURS[2], showSymbol=len(points) < 3)]
-    summary = f"{float(rows[-1][3] or 0):,.0f} samples a second in round {rows[-1][0]}." if rows else WAITING
+    summary = f"{format_count(float(rows[-1][3] or 0))} samples a second in round {rows[-1][0]}." if rows else WAITING
     columns = ("round", "samples", "seconds", "samples_per_second")
     return Chart(
         "throughput", "Samples per second", options, {"rate": points}, columns, rows, summary,

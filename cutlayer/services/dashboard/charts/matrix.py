@@ -47,13 +47,13 @@ def confusion(evaluation: Mapping[str, Any] | None) -> Chart:
     wide = max((len(label) for label in labels), default=0) > 4
     options: Options = {
         "animation": False,
-        "grid": {"left": 24, "right": 8, "top": 8, "bottom": 30 if not wide else 40, "containLabel": True},
+        "grid": {"left": "fn:namedWidth", "right": 8, "top": 8, "bottom": 104 if wide else 46},
         "xAxis": {
             "type": "category",
             "data": labels,
             "name": "predicted class",
             "nameLocation": "middle",
-            "nameGap": 64 if wide else 28,
+            "nameGap": 82 if wide else 26,
             "axisLabel": {**ticks, "rotate": 45 if wide else 0},
             "axisTick": {"show": False},
         },
@@ -63,8 +63,8 @@ def confusion(evaluation: Mapping[str, Any] | None) -> Chart:
             "inverse": True,
             "name": "true class",
             "nameLocation": "middle",
-            "nameGap": 84 if wide else 34,
-            "axisLabel": ticks,
+            "nameGap": "fn:nameGap",
+            "axisLabel": {"formatter": "fn:client", "hideOverlap": True},
             "axisTick": {"show": False},
         },
         "tooltip": {"trigger": "item", "confine": True, "formatter": "fn:confusion"},
@@ -90,8 +90,12 @@ def confusion(evaluation: Mapping[str, Any] | None) -> Chart:
     if counts:
         right = sum(row[n] for n, row in enumerate(counts))
         total = sum(map(sum, counts))
-        summary = f"{right} of {total} samples are classified correctly ({format_share(right / total if total else None)})."
-        pairs = [(counts[a][b], a, b) for a in range(len(counts)) for b in range(len(counts)) if a != b and counts[a][b]]
+        summary = (
+            f"{right} of {total} samples are classified correctly ({format_share(right / total if total else None)})."
+        )
+        pairs = [
+            (counts[a][b], a, b) for a in range(len(counts)) for b in range(len(counts)) if a != b and counts[a][b]
+        ]
         if pairs:
             times, true, taken = max(pairs, key=lambda p: (p[0], -p[1], -p[2]))
             summary += f" Most often mistaken: {names[true]} for {names[taken]}, {times} times."
@@ -110,17 +114,26 @@ def per_class(evaluation: Mapping[str, Any] | None) -> Chart:
     rows: list[list[Cell]] = [
         [names[n], row[n] / sum(row) if sum(row) else None, row[n], sum(row)] for n, row in enumerate(counts)
     ]
-    known = sorted((row for row in rows if row[1] is not None), key=lambda row: (float(row[1] or 0), str(row[0])))[:MOST]
+    known = sorted((row for row in rows if row[1] is not None), key=lambda row: (float(row[1] or 0), str(row[0])))[
+        :MOST
+    ]
     y = {
         "type": "category",
         "data": [row[0] for row in known],
         "inverse": True,
         "axisTick": {"show": False},
-        "axisLabel": {"width": 110, "overflow": "truncate"},
+        "axisLabel": {"formatter": "fn:client"},
     }
-    x = axis("", axisLabel={"formatter": "fn:share"}, min=0, max=1, splitNumber=4)
+    x = axis("", axisLabel={"formatter": "fn:share"}, min=0, max=1, interval=0.25)
     options = {**frame(x, y), "tooltip": {"trigger": "item", "confine": True}}
-    options["grid"] = {**options["grid"], "top": 8, "right": 52, "bottom": 8}
+    options["grid"] = {
+        **options["grid"],
+        "top": 8,
+        "right": 52,
+        "bottom": 24,
+        "left": "fn:labelWidth",
+        "containLabel": False,
+    }
     options["series"] = [
         {
             "id": "classes",

@@ -20,15 +20,16 @@ def partition(members: Sequence[Mapping[str, Any]]) -> Chart:
     labels = {"train": "to train on", "test": "to test on"}
     few = len(rows) <= FEW
     shown = rows if few else sorted(rows, key=lambda row: -float(row[2] or 0))
-    place = {
+    place: dict[str, Any] = {
         "type": "category",
         "data": [row[1] for row in shown],
         "axisTick": {"show": False},
-        "axisLabel": {"width": 110, "overflow": "truncate"},
+        "axisLabel": {"formatter": "fn:client"},
     }
     amount = axis("samples" if not few else "", min=0, axisLabel={"formatter": "fn:count3"})
     if few:
         options = frame(amount, {**place, "inverse": True}, legend=list(labels.values()))
+        options["grid"] |= {"left": "fn:labelWidth", "containLabel": False, "top": 34}
     else:
         place |= {"name": "clients, the largest first", "nameLocation": "middle", "nameGap": 12}
         options = frame({**place, "axisLabel": {"show": False}}, amount, legend=list(labels.values()))
@@ -50,7 +51,11 @@ def partition(members: Sequence[Mapping[str, Any]]) -> Chart:
     if rows:
         sizes = [float(row[2] or 0) for row in rows]
         total, low, high = sum(sizes), min(sizes), max(sizes)
-        summary = f"{format_count(total)} samples to train on at {len(rows)} clients, from {low:.0f} to {high:.0f} each."
+        summary = (
+            f"{format_count(total)} samples to train on at {len(rows)} clients, from {low:.0f} to {high:.0f} each."
+        )
     columns = ("number", "client", "train_samples", "test_samples")
     units = dict.fromkeys(data, "samples")
-    return Chart("partition", "Samples per client", options, data, columns, rows, summary, None if rows else WAITING, units)
+    return Chart(
+        "partition", "Samples per client", options, data, columns, rows, summary, None if rows else WAITING, units
+    )

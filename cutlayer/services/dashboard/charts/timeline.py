@@ -92,7 +92,8 @@ def slowest(clients: Sequence[Mapping[str, Any]], pace: Mapping[int, Pace]) -> s
     worst = max(slow, key=lambda c: pace[c["number"]].times)
     its = pace[worst["number"]]
     others = f"; {len(slow) - 1} more are slow" if len(slow) > 1 else ""
-    return f"{worst['name']} is slow: {format_seconds(its.seconds)} of work a round, {its.times:.1f} times the median{others}."
+    work = f"{format_seconds(its.seconds)} of work a round, {its.times:.1f} times the median"
+    return f"{worst['name']} is slow: {work}{others}."
 
 
 def timeline(
@@ -115,7 +116,7 @@ def timeline(
             table.append([row["number"], row["name"], state, span["round"], span["from"], span["to"]])
     options: Options = {
         "animation": False,
-        "grid": {"left": 8, "right": 16, "top": 6, "bottom": 26, "containLabel": True},
+        "grid": {"left": "fn:labelWidth", "right": 16, "top": 6, "bottom": 26},
         "xAxis": {
             "type": "time",
             "min": round(1000 * begin),
@@ -131,7 +132,7 @@ def timeline(
             "axisLine": {"show": False},
             "splitLine": {"show": True, "interval": 0},
             "triggerEvent": True,
-            "axisLabel": {"width": 130, "overflow": "truncate", "interval": 0, "formatter": "fn:client"},
+            "axisLabel": {"interval": 0, "formatter": "fn:client"},
         },
         "tooltip": {"trigger": "item", "confine": True},
         "legend": {"show": False},

@@ -51,17 +51,37 @@
     return box;
   };
 
+  const grouped = (value) => String(Number(value.toPrecision(6))).replace(/\B(?=(\d{3})+$)/g, "\u202f");
+  const grain = (min, max) => {
+    const span = max - min;
+    return span > 0.5 ? 0.2 : span > 0.2 ? 0.1 : span > 0.08 ? 0.05 : 0.02;
+  };
+  const short = (text, context) => {
+    const most = context.self.narrow() ? 14 : 26;
+    return text.length > most ? `${text.slice(0, most - 6)}…${text.slice(-5)}` : text;
+  };
+
   const functions = {
     share: () => (value) => `${Number((100 * value).toFixed(1))}\u202f%`,
     shareLabel: () => (each) => share(each.value, 1),
-    shareMin: () => ({ min, max }) => Math.max(0, Math.floor((min - 0.05 * (max - min) - 0.005) * 20) / 20),
-    shareMax: () => ({ min, max }) => Math.min(1, Math.ceil((max + 0.05 * (max - min) + 0.005) * 20) / 20),
+    shareMin: () => ({ min, max }) => Math.max(0, Math.floor((min - 0.003) / grain(min, max)) * grain(min, max)),
+    shareMax: () => ({ min, max }) => Math.min(1, Math.ceil((max + 0.003) / grain(min, max)) * grain(min, max)),
+    whole: () => (value) => (Number.isInteger(value) ? grouped(value) : ""),
+    grouped: () => grouped,
     barMin: () => ({ min }) => min - 0.6,
     barMax: () => ({ max }) => max + 0.6,
     count: () => (each) => String(each.value[3]),
     count3: () => (value) => count(value),
     clock: () => (value) => clock(value),
-    client: (context) => (value) => (context.self.narrow() && value.length > 11 ? `${value.slice(0, 10)}…` : value),
+    client: (context) => (value) => short(value, context),
+    labelWidth: (context) => {
+      const canvas = (functions.canvas = functions.canvas || document.createElement("canvas").getContext("2d"));
+      canvas.font = `11px ${context.style.getPropertyValue("--font")}`;
+      const wide = (context.options.yAxis.data || []).map((each) => canvas.measureText(short(each, context)).width);
+      return Math.ceil(Math.max(20, ...wide)) + 16;
+    },
+    namedWidth: (context) => functions.labelWidth(context) + 22,
+    nameGap: (context) => functions.labelWidth(context) - 2,
     tooltip: (context) => (found) => {
       const list = (Array.isArray(found) ? found : [found]).filter((each) => !/-low$/.test(each.seriesId));
       if (!list.length) return "";
@@ -174,6 +194,17 @@
     functions, charts: {}, seconds,
     theme: apply,
     clock: (server) => (offset = server - Date.now() / 1000),
+    async copy(text, button) {
+      const field = document.createElement("textarea"); // also works where there is no TLS
+      field.value = text;
+      document.body.append(field);
+      field.select();
+      const done = document.execCommand("copy");
+      field.remove();
+      const before = button.textContent;
+      button.textContent = done ? "Copied" : "Copy it from the address bar";
+      setTimeout(() => (button.textContent = before), 2500);
+    },
     ask: (id) => document.getElementById(id).showModal(),
     save(url, file) {
       const link = document.createElement("a");

@@ -12,15 +12,18 @@ from nicegui import ui
 from nicegui.client import Client
 from starlette.requests import Request
 
+from cutlayer.services.dashboard.feed import Changed, Feed
 from cutlayer.services.dashboard.gate import SCOPE
 from cutlayer.services.dashboard.hub import Hub, Hubs
-from cutlayer.services.dashboard.live import Changed, Feed
 from cutlayer.services.dashboard.session import Session
 from cutlayer.services.dashboard.source import Away
 from cutlayer.services.dashboard.views.parts import Tag, When, button, link, nothing, svg
 from cutlayer.services.errors import NotFound, ServiceError
 
-MOON = "M12 3v2M12 19v2M4.2 4.2l1.5 1.5M18.3 18.3l1.5 1.5M3 12h2M19 12h2M4.2 19.8l1.5-1.5M18.3 5.7l1.5-1.5M12 8a4 4 0 100 8 4 4 0 000-8z"
+SUN = (
+    "M12 3v2M12 19v2M4.2 4.2l1.5 1.5M18.3 18.3l1.5 1.5M3 12h2M19 12h2M4.2 19.8l1.5-1.5M18.3 5.7l1.5-1.5"
+    "M12 8a4 4 0 100 8 4 4 0 000-8z"
+)
 PLACES = (("Runs", "/runs"), ("System", "/system"), ("New run", "/submit"))
 HEAD = """<meta name="referrer" content="no-referrer"><link rel="stylesheet" href="/static/page.css?{version}">
 <script src="/static/page.js?{version}"></script>"""
@@ -50,8 +53,7 @@ class Frame:
         self.client.delete_handlers.append(self._leave)
         self.session.ended.add(self._signed_out)
         self.leaving(lambda: self.session.ended.discard(self._signed_out))
-        self.hub.source.told.add(self._reached)
-        self.leaving(lambda: self.hub.source.told.discard(self._reached))
+        self.reached(self._reached)
         self._reached()
 
     @property
@@ -62,6 +64,11 @@ class Frame:
     def leaving(self, act: Callable[[], None]) -> None:
         """Do something when the page is left."""
         self._left.append(act)
+
+    def reached(self, told: Callable[[], None]) -> None:
+        """Call ``told`` when the backend goes away or is back, until the page is left."""
+        self.hub.source.told.add(told)
+        self.leaving(lambda: self.hub.source.told.discard(told))
 
     def watch(self, feed: Feed, changed: Changed) -> None:
         """Tell ``changed`` what changes, until the page is left."""
@@ -103,7 +110,7 @@ class Frame:
                 with Tag("div", classes="right"):
                     Tag("span", self.session.role, "who", title=f"Signed in with the token of a {self.session.role}")
                     with button("", classes="icon", label="Theme", id="theme"):
-                        svg(MOON)
+                        svg(SUN)
                     if not self.session.public:
                         with Tag("form", method="post", action="/sign-out"):
                             Tag("button", "Sign out", "button quiet", type="submit")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
-from cutlayer.report.units import format_bytes, format_number, format_seconds, format_share
+from cutlayer.report.units import format_bytes, format_count, format_number, format_seconds, format_share
 from cutlayer.services.dashboard import words
 from cutlayer.services.dashboard.live import RunFeed
 from cutlayer.services.dashboard.views.frame import Frame
@@ -94,8 +94,8 @@ class Head:
         history = self.feed.history
         seconds, samples = history.newest("total_seconds"), history.newest("total_samples")
         last, took = history.newest("samples"), history.newest("seconds")
-        rate = f"{last / took:,.0f}".replace(",", "\u202f") if last and took else "–"
-        self.rate.show(rate, f"{samples / seconds:,.0f} on the average" if samples and seconds else "")
+        rate = format_count(last / took) if last and took else "–"
+        self.rate.show(rate, f"{format_count(samples / seconds)} on the average" if samples and seconds else "")
         more = ""
         if seconds and history.last and view["state"] == "running":
             left = (view["rounds"] - history.last) * seconds / history.last

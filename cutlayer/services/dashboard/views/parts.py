@@ -116,17 +116,24 @@ class ChartCard:
     """A chart in its frame: title, drawing, the sentence about it, and its data to take away."""
 
     def __init__(
-        self, chart: Chart, classes: str, height: int = 260, *, csv: str | None = None, file: str = "", level: str = "h2"
+        self,
+        chart: Chart,
+        classes: str,
+        height: int = 260,
+        *,
+        csv: str | None = None,
+        file: str = "",
+        level: str = "h2",
     ) -> None:
         self.file = f"{file}-{chart.name}" if file else chart.name
         with Tag("figure", classes=f"card {classes}") as self.card:
             self.card._props["aria-label"] = chart.title
             with Tag("header"):
-                Tag(level, chart.title)
+                Tag("h2", chart.title)
                 self.tools = Tag("div", classes="tools")
             self.above = Element("div")
             self.area = ChartArea(chart, height)
-            self.said = Tag("figcaption", chart.summary, "said")
+            self.said = Tag("figcaption", "" if chart.empty else chart.summary, "said")
         with self.tools:
             png = button("PNG", classes="quiet", label=f"Save the chart “{chart.title}” as a picture (PNG)")
             png.on("click", lambda _: self.area.export(f"{self.file}.png"), args=[])
@@ -138,7 +145,7 @@ class ChartCard:
     def show(self, chart: Chart) -> None:
         """Draw the next chart."""
         self.area.show(chart)
-        self.said.say(chart.summary)
+        self.said.say("" if chart.empty else chart.summary)
 
 
 def progress(done: int, of: int, label: str) -> tuple[Tag, Tag]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
+from nicegui import background_tasks
 from nicegui.element import Element
 
 from cutlayer.services.dashboard.charts import costs, curves, matrix, partition, timeline
@@ -17,6 +19,7 @@ from cutlayer.services.dashboard.live import RunFeed
 from cutlayer.services.dashboard.views.events import EventsCard
 from cutlayer.services.dashboard.views.frame import Frame
 from cutlayer.services.dashboard.views.head import Head
+from cutlayer.services.dashboard.views.model import ModelCard
 from cutlayer.services.dashboard.views.parts import ChartCard, Tag, button
 from cutlayer.services.dashboard.views.timeline import TimelineCard
 from cutlayer.services.errors import NotFound
@@ -45,7 +48,7 @@ class RunPage:
         self.highlighted: list[int] = []
         self.cards: dict[str, ChartCard] = {}
 
-    def build(self) -> None:
+    async def build(self) -> None:
         self.head = Head(self.frame, self.feed)
         self._chooser()
         with Tag("div", classes="grid"):
@@ -61,9 +64,15 @@ class RunPage:
             tall = 120 + min(classes, matrix.MOST) * (24 if classes <= 16 else 14)
             self._card("confusion", "w6", tall)
             self._card("classes", "w6", tall)
+            self.model = ModelCard(self.frame, self.feed)
             self.events = EventsCard(self.frame, self.feed)
+        await self.model.show()
         self.frame.watch(self.feed, self._changed)
-        self.frame.leaving(lambda: [self.feed.highlight(number, False) for number in self.highlighted])
+        self.frame.leaving(self._left)
+
+    def _left(self) -> None:
+        for number in self.highlighted:
+            self.feed.highlight(number, False)
 
     def _card(self, name: str, width: str, height: int) -> None:
         run = self.feed.run
@@ -85,6 +94,8 @@ class RunPage:
                     self.cards[name].show(self._chart(name))
         if "events" in topics:
             self.events.show()
+        if topics & {"artifacts", "view"} and not self.model.known:
+            background_tasks.create(self.model.show())
 
     # --- clients that stand out ---------------------------------------------------------------------------------------
 
@@ -136,7 +147,7 @@ class RunPage:
                 if number in self.highlighted:
                     with Tag("span", classes="chip"):
                         Tag("span", name)
-                        button("✕", lambda name=name: self._picked(name), "quiet", label=f"{name} no more")
+                        button("✕", partial(self._picked, name), "quiet", label=f"{name} no more")
 
     def _slow(self, said: str | None) -> None:
         slow = said.partition(":")[0] if said else None
@@ -157,7 +168,7 @@ async def build(frame: Frame, run: str) -> None:
     """Build the page of a run.  Raises NotFound where there is none."""
     feed = frame.hub.run(run)
     await feed.ready()
-    RunPage(frame, feed).build()
+    await RunPage(frame, feed).build()
 
 
 async def chart_of(hub: Hub, name: str, chart: str) -> Chart:

@@ -106,7 +106,7 @@ class RunsPage:
             select = Tag("select", classes="field", name="state", aria_label="State")
             with select:
                 for state in ("", *STATES):
-                    chosen = {"selected": True} if state == self.query.get("state", "") else {}
+                    chosen: dict[str, Any] = {"selected": True} if state == self.query.get("state", "") else {}
                     Tag("option", state or "every state", value=state, **chosen)
             for key in ("sort", "order"):
                 if key in self.query:
@@ -122,11 +122,11 @@ class RunsPage:
             if not self.feed.runs:
                 self._empty()
                 return
-            with Tag("div", classes="scroll", tabindex=0, role="region", aria_label="Table of runs"):
-                with Tag("table", classes="stack"):
-                    self._heads()
-                    with Tag("tbody"):
-                        self.lines = {view["id"]: Line(self, view) for view in self.feed.runs}
+            around = Tag("div", classes="scroll", tabindex=0, role="region", aria_label="Table of runs")
+            with around, Tag("table", classes="stack"):
+                self._heads()
+                with Tag("tbody"):
+                    self.lines = {view["id"]: Line(self, view) for view in self.feed.runs}
             if self.feed.next is not None or "after" in self.query:
                 with Tag("div", classes="row", style="margin-top:12px"):
                     if "after" in self.query:
@@ -151,11 +151,16 @@ class RunsPage:
 
     def _empty(self) -> None:
         if self.query:
-            with nothing("No run is like that", "Look for something else, or see all of them."), Tag("div", classes="row"):
+            with (
+                nothing("No run is like that", "Look for something else, or see all of them."),
+                Tag("div", classes="row"),
+            ):
                 link("All runs", "/runs", "button")
             return
-        how = "Begin the first one here, or with “cutlayer submit experiment.yaml”." if self.frame.acts else (
-            "An operator begins one with “cutlayer submit experiment.yaml”."
+        how = (
+            "Begin the first one here, or with “cutlayer submit experiment.yaml”."
+            if self.frame.acts
+            else ("An operator begins one with “cutlayer submit experiment.yaml”.")
         )
         with nothing("No run yet", how):
             if self.frame.acts:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cutlayer.services.dashboard.charts import timeline as charts
+from cutlayer.services.dashboard.charts.chart import Chart
 from cutlayer.services.dashboard.charts.timeline import STATES
 from cutlayer.services.dashboard.live import TimelineFeed
 from cutlayer.services.dashboard.views.frame import Frame
@@ -14,13 +15,19 @@ from cutlayer.services.dashboard.views.parts import ChartCard, Tag, button
 ROWS = 20
 """Clients on a page of the timeline."""
 WINDOWS = ((5, "last 5 rounds"), (20, "last 20 rounds"), (0, "the whole run"))
-ORDERS: tuple[tuple[charts.Order, str], ...] = (("slowest", "slowest first"), ("name", "by name"), ("number", "by number"))
+ORDERS: tuple[tuple[charts.Order, str], ...] = (
+    ("slowest", "slowest first"),
+    ("name", "by name"),
+    ("number", "by number"),
+)
 
 
 class TimelineCard:
     """The timeline of a run, with who is shown in which order and how far back."""
 
-    def __init__(self, frame: Frame, run: str, picked: Callable[[str], Any], told: Callable[[str | None], None]) -> None:
+    def __init__(
+        self, frame: Frame, run: str, picked: Callable[[str], Any], told: Callable[[str | None], None]
+    ) -> None:
         self.frame, self.run, self.told = frame, run, told
         self.order: charts.Order = "slowest"
         self.first = 0
@@ -80,7 +87,7 @@ class TimelineCard:
         self.pager.set(style="display:none" if total <= ROWS else None)
         self.where.say(f"{self.first + 1}–{min(self.first + ROWS, total)} of {total}")
 
-    def _chart(self) -> charts.Chart:
+    def _chart(self) -> Chart:
         clients = self.feed.clients
         pace = charts.paces(clients)
         said = charts.slowest(clients, pace)
