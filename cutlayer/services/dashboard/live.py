@@ -208,7 +208,7 @@ class SystemFeed(Feed):
         found = {
             service["id"]: float(service["stats"]["steps_per_second"])
             for service in self.system["services"]
-            if service["live"] and service["stats"].get("steps_per_second") is not None
+            if service["kind"] == "split" and service["live"] and service["stats"].get("steps_per_second") is not None
         }
         now = self.system["now"]
         if not self.moments or now - self.moments[-1][0] >= 1.0:

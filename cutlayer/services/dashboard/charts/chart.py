@@ -101,7 +101,7 @@ def axis(name: str, *, kind: str = "value", **more: Any) -> Options:
 def rounds_axis() -> Options:
     """Return the axis of rounds, from the first on."""
     return axis(
-        "round", minInterval=1, min=1, max="dataMax", nameLocation="middle", nameGap=26, splitLine={"show": False}
+        "round", minInterval=1, min=1, max="fn:roundsMax", nameLocation="middle", nameGap=26, splitLine={"show": False}
     )
 
 
@@ -112,7 +112,7 @@ def shares() -> Options:
 
 def frame(x: Options, y: Options, *, legend: Sequence[str] = (), zoom: bool = False) -> Options:
     """Return the options that charts over two axes have in common."""
-    room = (30 if legend else 8) + (20 if y.get("name") else 4)
+    room = 26 if y.get("name") else 10
     y = {"nameLocation": "end", "nameTextStyle": {"align": "left"}, "nameGap": 10, **y}
     found: Options = {
         "animation": False,
@@ -120,7 +120,7 @@ def frame(x: Options, y: Options, *, legend: Sequence[str] = (), zoom: bool = Fa
         "xAxis": x,
         "yAxis": y,
         "tooltip": {"trigger": "axis", "confine": True},
-        "legend": {"show": bool(legend), "type": "scroll", "left": 0, "top": 0, "data": list(legend), "itemGap": 16},
+        "legend": {"show": False, "data": list(legend)},
         "series": [],
     }
     if zoom:

@@ -77,7 +77,7 @@ def _crossing(model: Mapping[str, Any], cut: str, n: int, batch: int, recipe: Re
     sample = float(sum(c["bytes"] for c in found))
     tensors = tuple((str(c["name"]), tuple(c["shape"]), str(c["dtype"])) for c in found)
     if n == 0:
-        returns = recipe is None or recipe.feedback not in ("auxiliary", "none", "whole_model")
+        returns = recipe is None or not (recipe.local_loss or recipe.feedback in ("none", "whole_model"))
         return Crossing(cut, tensors, sample, batch * sample, "activations", "gradients" if returns else None)
     return Crossing(cut, tensors, sample, batch * sample, "outputs", "output gradients")
 

@@ -39,7 +39,7 @@ def confusion(evaluation: Mapping[str, Any] | None) -> Chart:
         for x, taken in enumerate(shown):
             share = counts[true][taken] / total if total else 0.0
             cell = [x, y, share, counts[true][taken]]
-            points.append({"value": cell, "label": {"color": "var(--on-heat)"}} if share > 0.5 else cell)
+            points.append({"value": cell, "label": {"color": "var(--on-heat)"}} if share > 0.68 else cell)
     rows: list[list[Cell]] = [[names[n], *row] for n, row in enumerate(counts)]
     labels = [names[n] for n in shown]
     few = len(shown) <= 12

@@ -29,7 +29,7 @@ def partition(members: Sequence[Mapping[str, Any]]) -> Chart:
     amount = axis("samples" if not few else "", min=0, axisLabel={"formatter": "fn:count3"})
     if few:
         options = frame(amount, {**place, "inverse": True}, legend=list(labels.values()))
-        options["grid"] |= {"left": "fn:labelWidth", "containLabel": False, "top": 34}
+        options["grid"] |= {"left": "fn:labelWidth", "containLabel": False}
     else:
         place |= {"name": "clients, the largest first", "nameLocation": "middle", "nameGap": 12}
         options = frame({**place, "axisLabel": {"show": False}}, amount, legend=list(labels.values()))

@@ -148,10 +148,10 @@ def narrow(system: Mapping[str, Any], clients: Sequence[Mapping[str, Any]]) -> P
     nodes, edges = [people], []
     begin = people.y + people.h + 54
     rows = -(-len(found) // 2) or 1
-    below = begin + rows * 86 + 34
+    below = begin + rows * 104 + 24
     store = Node("store", "store", _store(system), True, 6, below, 166, 84)
     for n, service in enumerate(found):
-        node = _service(service, 6 + 182 * (n % 2), begin + 86 * (n // 2), 166, 72)
+        node = _service(service, 6 + 182 * (n % 2), begin + 104 * (n // 2), 166, 72)
         nodes.append(node)
         edges += _flowing(people, node, service, store, down=True)
     backend = Node("backend", "backend", _backend(system), not system.get("away"), 188, below, 166, 84)
@@ -185,7 +185,8 @@ def _service(service: Mapping[str, Any], x: float, y: float, w: float, h: float)
     kind = KINDS.get(service["kind"], service["kind"])
     if service["live"]:
         steps = stats.get("steps_per_second")
-        line = f"{format_count(steps) if steps is None or steps >= 10 else f'{steps:.1f}'} steps/s" if steps else "idle"
+        what = "steps/s" if service["kind"] == "split" else "requests/s"
+        line = f"{format_count(steps) if steps >= 10 else f'{steps:.1f}'} {what}" if steps else "idle"
         queue = stats.get("queue_depth")
         second = f"{line}, {queue} waiting" if queue else line
     else:

@@ -45,18 +45,25 @@ const theme = (style) => {
 export default {
   template: `
     <div class="chart-box">
+      <ul v-if="keys.length" class="keys" aria-label="What is drawn">
+        <li v-for="key in keys" :key="key.name">
+          <button type="button" :aria-pressed="key.on ? 'true' : 'false'" :title="(key.on ? 'Hide ' : 'Show ') + key.name"
+                  @click="toggle(key.name)"><i :style="{background: key.colour}"></i>{{ key.name }}</button>
+        </li>
+      </ul>
       <div ref="area" class="chart-canvas" role="img" :aria-label="said" :style="{height: tall + 'px'}"></div>
       <p v-if="nothing" class="chart-empty">{{ nothing }}</p>
     </div>`,
   props: { name: String, height: Number, options: Object, points: Object, summary: String, empty: String, units: Object },
   data() {
-    return { said: this.summary, nothing: this.empty, tall: this.height };
+    return { said: this.summary, nothing: this.empty, tall: this.height, keys: this.keysOf(this.options) };
   },
   created() {
     // Plain copies: Vue need not watch thousands of points.
     this.raw = Vue.markRaw({ options: this.options, points: { ...this.points }, units: this.units || {} });
     this.stale = new Set();
     this.whole = true;
+    this.hidden = new Set();
   },
   mounted() {
     window.cutlayer.charts[this.name] = this;
@@ -85,6 +92,20 @@ export default {
     narrow() {
       return this.$refs.area.clientWidth < 420;
     },
+    // The legend is part of the page: it wraps, and can be reached with the keyboard.
+    keysOf(options) {
+      const wanted = options.legend?.data || [];
+      return wanted.map((name) => {
+        const colour = options.series.find((each) => each.name === name)?.color || "var(--muted)";
+        return { name, colour, on: !this.hidden?.has(name) };
+      });
+    },
+    toggle(name) {
+      if (this.hidden.has(name)) this.hidden.delete(name);
+      else this.hidden.add(name);
+      this.keys = this.keysOf(this.raw.options);
+      this.schedule(true);
+    },
     begin() {
       this.sight.disconnect();
       this.style = getComputedStyle(document.documentElement);
@@ -108,9 +129,7 @@ export default {
       const context = { units: this.raw.units, options: this.raw.options, style: this.style, self: this };
       this.wasNarrow = this.narrow();
       if (whole) {
-        const { options, points } = this.raw;
-        const made = resolved(options, this.style, context);
-        made.series = made.series.map((each) => ({ ...each, data: this.coloured(points[each.id] || []) }));
+        const made = this.made(context);
         if (made.tooltip && !made.tooltip.formatter && made.tooltip.trigger === "axis") {
           made.tooltip.formatter = window.cutlayer.functions.tooltip(context);
         }
@@ -119,11 +138,20 @@ export default {
         }
         this.chart.setOption(made, { notMerge: true });
       } else {
-        const series = [...this.stale].map((id) => ({ id, data: this.coloured(this.raw.points[id] || []) }));
+        const drawn = new Set(this.chart.getOption().series.map((each) => each.id));
+        const series = [...this.stale].filter((id) => drawn.has(id)).map((id) => ({ id, data: this.coloured(this.raw.points[id] || []) }));
         if (series.length) this.chart.setOption({ series });
       }
       this.stale.clear();
       this.whole = false;
+    },
+    made(context) {
+      const { options, points } = this.raw;
+      const made = resolved(options, context.style, context);
+      made.series = made.series
+        .filter((each) => !this.hidden.has(each.name) && !this.hidden.has((each.name || "").replace(/ \(lower edge\)$/, "")))
+        .map((each) => ({ ...each, data: this.coloured(points[each.id] || []) }));
+      return made;
     },
     coloured(points) {
       if (!points.length || typeof points.find((each) => each && !Array.isArray(each)) !== "object") return points;
@@ -131,7 +159,10 @@ export default {
     },
     feed(change) {
       const { append, replace, options, units } = change;
-      if (options) this.raw.options = options;
+      if (options) {
+        this.raw.options = options;
+        this.keys = this.keysOf(options);
+      }
       if (units) this.raw.units = units;
       for (const [id, points] of Object.entries(replace || {})) {
         this.raw.points[id] = points;
@@ -148,12 +179,28 @@ export default {
     stretch(height) {
       this.tall = height;
     },
-    save(file) {
-      if (!this.chart) this.begin();
-      const url = this.chart.getDataURL({
-        type: "png", pixelRatio: 2, backgroundColor: colours(getComputedStyle(document.documentElement), "--surface"),
-      });
-      window.cutlayer.save(url, file);
+    // The picture to take away has its title and legend in it, and the size of the one on the page, but not less.
+    picture(title) {
+      const style = getComputedStyle(document.documentElement);
+      const box = document.createElement("div");
+      const wide = Math.max(720, this.$refs.area.clientWidth), tall = this.tall + 74;
+      box.style.cssText = `position:fixed;left:-9999px;width:${wide}px;height:${tall}px`;
+      document.body.append(box);
+      const chart = echarts.init(box, theme(style), { renderer: "canvas", width: wide, height: tall });
+      const self = { narrow: () => false, raw: this.raw };
+      const made = this.made({ units: this.raw.units, options: this.raw.options, style, self });
+      const keys = made.legend?.data?.length;
+      made.title = { text: title, left: 12, top: 10, textStyle: { fontSize: 15, color: colours(style, "--ink") } };
+      made.legend = { ...made.legend, show: Boolean(keys), type: "plain", top: 38, left: 8, icon: "roundRect" };
+      made.grid = { ...made.grid, top: (Number(made.grid.top) || 8) + (keys ? 62 : 38) };
+      chart.setOption(made, { notMerge: true });
+      const url = chart.getDataURL({ type: "png", pixelRatio: 2, backgroundColor: colours(style, "--surface") });
+      chart.dispose();
+      box.remove();
+      return url;
+    },
+    save(title, file) {
+      window.cutlayer.save(this.picture(title), file);
     },
   },
 };

@@ -40,7 +40,7 @@ class ChartArea(Element, component=HERE / "chart.js", default_classes="chart-are
 
     def export(self, file: str) -> None:
         """Let the browser save the picture."""
-        self.run_method("save", file)
+        self.run_method("save", self.chart.title, file)
 
     def as_they_are(self) -> dict[str, Any]:
         """Return what the page has been given."""

@@ -20,6 +20,7 @@
     return `${number(value)} ${unit}`;
   };
   const seconds = (value) => {
+    if (value === 0) return "0 s";
     if (value < 0.9995) return `${Number((1000 * value).toPrecision(3))} ms`;
     if (value < 59.95) return `${Number(value.toPrecision(3))} s`;
     const whole = Math.round(value);
@@ -68,6 +69,7 @@
     shareMax: () => ({ min, max }) => Math.min(1, Math.ceil((max + 0.003) / grain(min, max)) * grain(min, max)),
     whole: () => (value) => (Number.isInteger(value) ? grouped(value) : ""),
     grouped: () => grouped,
+    roundsMax: () => ({ max }) => Math.max(2, max),
     barMin: () => ({ min }) => min - 0.6,
     barMax: () => ({ max }) => max + 0.6,
     count: () => (each) => String(each.value[3]),
