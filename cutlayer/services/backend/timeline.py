@@ -22,7 +22,9 @@ from cutlayer.services.observed import MOST_SPANS, ClientSpans, Span, SpanKind, 
 
 KINDS = ("train", "evaluate")
 PARTS = 40
-"""As many as the rounds are merged into, where there are more: up to ten spans in each."""
+"""As many as the rounds are merged into, where there are more: up to ten spans in each.  Half of it for more clients
+than MANY."""
+MANY = 50
 SHORTEST_IDLE = 0.001
 """Seconds between two tasks that are worth a span."""
 _ENDS: dict[str, SpanState] = {"dropped": "dropped", "cancelled": "dropped", "failed": "failed"}
@@ -100,11 +102,12 @@ async def _works(
     found = (await session.execute(rounds)).one()
     if found.low is None:
         return []
-    wide = -(-(found.high - found.low + 1) // PARTS)
+    parts = PARTS if len(numbers) <= MANY else PARTS // 2
+    wide = -(-(found.high - found.low + 1) // parts)
     terms, _ = experiments.terms(run.experiment)
     part: Any = (t.round - found.low) // wide
     if wide > 1 and terms.recipe.asynchronous:  # a pass has nothing to do with the round of that number
-        part = cast((t.started - since) / max(until - since, 1e-6) * PARTS, Integer)
+        part = cast((t.started - since) / max(until - since, 1e-6) * parts, Integer)
     state = _state(now, terms.deadline, ended)
     each = select(
         t.number, part.label("part"), t.kind, state.label("state"), t.round, t.started,
@@ -133,12 +136,16 @@ def _spans(works: Sequence[Work], since: float, until: float) -> list[Span]:
     free = None
     for together in _together(works):
         start, last = min(work.since for work in together), together[0]
+        laid = list(_laid(together))
         if free is not None and start - free > SHORTEST_IDLE:
-            found.append(Span(kind=last.kind, state="idle", round=last.round, since=free, to=start))
-        found += _laid(together)
+            laid.insert(0, (last, "idle", free, start))
+        for work, state, begun, ended in laid:
+            begun, ended = round(max(begun, since), 3), round(min(ended, until), 3)
+            if ended > begun:
+                span = Span(kind=work.kind, state=state, round=work.round, since=begun, to=ended, tasks=work.tasks)
+                found.append(span)
         free = max(work.to for work in together)
-    cut = [each.model_copy(update={"since": max(each.since, since), "to": min(each.to, until)}) for each in found]
-    return [each for each in cut if each.to > each.since][-MOST_SPANS:]
+    return found[-MOST_SPANS:]
 
 
 def _together(works: Sequence[Work]) -> list[list[Work]]:
@@ -151,20 +158,17 @@ def _together(works: Sequence[Work]) -> list[list[Work]]:
     return list(by_part.values())
 
 
-def _laid(works: Sequence[Work]) -> Iterator[Span]:
-    """Yield the time of works, one state after the other, and what is left of it as idle."""
-    since, to = min(work.since for work in works), max(work.to for work in works)
+def _laid(works: Sequence[Work]) -> Iterator[tuple[Work, SpanState, float, float]]:
+    """Yield from when to when works were in which state, one after the other, and what is left of the time as idle."""
+    at, to = min(work.since for work in works), max(work.to for work in works)
     shares = [(work, state, seconds) for work in works for state, seconds in _shared(work).items() if seconds > 0]
     busy = sum(seconds for *_, seconds in shares)
-    scale = min(1.0, (to - since) / busy) if busy else 1.0
-    at = since
+    scale = min(1.0, (to - at) / busy) if busy else 1.0
     for work, state, seconds in shares:
-        end = at + scale * seconds
-        yield Span(kind=work.kind, state=state, round=work.round, since=at, to=end, tasks=work.tasks)
-        at = end
+        yield work, state, at, at + scale * seconds
+        at += scale * seconds
     if to - at > SHORTEST_IDLE:
-        last = works[-1]
-        yield Span(kind=last.kind, state="idle", round=last.round, since=at, to=to, tasks=last.tasks)
+        yield works[-1], "idle", at, to
 
 
 def _shared(work: Work) -> dict[SpanState, float]:

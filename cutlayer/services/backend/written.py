@@ -66,13 +66,14 @@ def mistaken(sentence: str, places: Mapping[str, int], values: Mapping[str, str]
     """
     words: list[str] = [word.rstrip(".:") for word in _WORD.findall(sentence)]
     path = words[0].split(".") if words else []
-    for length in range(len(path), 0, -1):
-        leaf = f"{path[0]}.{path[-1]}"
-        for known in [".".join(path[:length]), *([leaf] if length > 1 else [])]:
-            if known in places:
-                return known
-    for match in re.finditer(r"'([^']+)'", sentence):
-        quoted: str = match[1]
+    nearest = [".".join(path[:length]) for length in range(len(path), 0, -1)]
+    if len(path) > 2:  # what stands beside the roles is every role's
+        nearest.insert(1, f"{path[0]}.{path[-1]}")
+    for known in nearest:
+        if known in places:
+            return known
+    quotes: list[str] = re.findall(r"'([^']+)'", sentence)
+    for quoted in quotes:
         for known in (quoted, values.get(quoted, "")):
             if known in places:
                 return known

@@ -11,7 +11,8 @@ import pytest
 
 from cutlayer.services.backend.condensed import packed, quantiles, unpacked
 from cutlayer.services.backend.history import thinned
-from tests.services.backend.stage import SERVICE, Stage, cast, given, play, submitted, training
+from tests.services.backend.stage import ENROL, SERVICE, Player, Stage, cast, given, play, submitted, training
+from tests.services.backend.synthetic import SLOW, synthetic
 
 Database = Callable[[], str]
 
@@ -369,3 +370,59 @@ class TestList:
                 assert (await stage.raw("GET", "/runs?sort=colour")).status_code == 422
 
         play(scene())
+
+
+class TestManyClients:
+    def test_answers_stay_small(self, database: Database, tmp_path: Path) -> None:
+        async def scene() -> None:
+            async with Stage(database(), tmp_path) as stage:
+                run = await synthetic(stage.app.state.backend.database, 40, 60, state="done")
+                found = await stage.call("GET", f"/runs/{run}/history?points=20&clients=3")
+                assert len(found["rounds"]) == 20
+                assert found["total_rounds"] == 60
+                lines = {line["round"]: line for line in await stage.call("GET", f"/runs/{run}/metrics")}
+                assert found["best_round"] == max(lines, key=lambda n: lines[n]["test_accuracy"])
+                for n, number in enumerate(found["rounds"]):
+                    spread = sorted(lines[number]["client_accuracy"].values())
+                    assert found["bands"]["client_accuracy"]["min"][n] == spread[0]
+                    assert found["bands"]["client_accuracy"]["max"][n] == spread[-1]
+                    assert found["clients"]["3"]["accuracy"][n] == lines[number]["client_accuracy"].get("3")
+                total = sum(line["bytes_up"] for line in lines.values())
+                assert found["series"]["total_bytes_up"][-1] == total
+                shown = await stage.call("GET", f"/runs/{run}/timeline?first=5&count=30")
+                assert [client["number"] for client in shown["clients"]] == list(range(5, 35))
+                assert all(len(client["spans"]) <= 400 for client in shown["clients"])
+                busy = {c["number"]: _seconds(c["spans"], "training") for c in shown["clients"]}
+                assert max(busy, key=lambda n: busy[n]) == SLOW
+                one = await stage.call("GET", f"/runs/{run}/timeline?first={SLOW}&count=1")
+                assert {"training", "waiting", "sending", "idle", "dropped"} == {
+                    span["state"] for span in one["clients"][0]["spans"]
+                }
+                (listed,) = (await stage.call("GET", "/runs"))["runs"]
+                assert listed["bytes"] == sum(line["bytes_up"] + line["bytes_down"] for line in lines.values())
+                assert listed["progress"] == 1.0
+
+        play(scene())
+
+    def test_events_do_not_grow_with_the_clients(self, database: Database, tmp_path: Path) -> None:
+        async def scene() -> None:
+            async with Stage(database(), tmp_path) as stage:
+                body = {"name": "x", "key": None}
+                actors = await cast(stage, 0)
+                for n in range(25):
+                    key = (await stage.call("POST", "/clients", {**body, "name": f"c{n:02d}"}, token=ENROL))["key"]
+                    actors.clients.append(Player(stage, f"c{n:02d}", key))
+                run = await submitted(stage, "splitfed_v1", clients=25, rounds=1)
+                await actors.play(run)
+                events = await stage.events(run)
+                assert max(len(str(event["data"])) for event in events) < 1500
+                (said,) = [event["data"] for event in events if event["kind"] == "round"]
+                (line,) = await stage.call("GET", f"/runs/{run}/metrics")
+                assert len(line["client_loss"]) == 25
+                assert said == {key: value for key, value in line.items() if not key.startswith("client_")}
+
+        play(scene())
+
+
+def _seconds(spans: list[dict[str, Any]], state: str) -> float:
+    return sum(span["to"] - span["from"] for span in spans if span["state"] == state)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 
 from cutlayer.services.backend import history, system, timeline
 from cutlayer.services.backend.api.shared import Backend, Reader, RunId
 from cutlayer.services.errors import Unprocessable
 from cutlayer.services.observed import MOST_CLIENTS, MOST_POINTS, MOST_ROWS, HistoryView, SystemView, TimelineView
+from cutlayer.services.protocol import Reply
 
 routes = APIRouter(tags=["observed"])
 
@@ -17,7 +18,7 @@ Moment = Annotated[float | None, Query(ge=0, le=1e12, allow_inf_nan=False)]
 Number = Annotated[int, Query(ge=0, lt=2**31)]
 
 
-@routes.get("/runs/{run}/history")
+@routes.get("/runs/{run}/history", response_model=HistoryView)
 async def get_history(
     run: RunId,
     who: Reader,
@@ -25,16 +26,16 @@ async def get_history(
     points: Annotated[int, Query(ge=2, le=MOST_POINTS)] = 500,
     clients: Annotated[str, Query(pattern=r"^(\d{1,5}(,\d{1,5})*)?$", max_length=200)] = "",
     after: Number = 0,
-) -> HistoryView:
+) -> Response:
     """The figures of a run's rounds, thinned to as many points; those of all clients as bands, of a few by number."""
     numbers = sorted({int(each) for each in clients.split(",") if each})
     if len(numbers) > MOST_CLIENTS:
         raise Unprocessable(f"clients: expected at most {MOST_CLIENTS} numbers, got {len(numbers)}")
     async with state.database.read() as session:
-        return await history.history(session, run, points, numbers, after)
+        return _written(await history.history(session, run, points, numbers, after))
 
 
-@routes.get("/runs/{run}/timeline")
+@routes.get("/runs/{run}/timeline", response_model=TimelineView)
 async def get_timeline(
     run: RunId,
     who: Reader,
@@ -43,15 +44,21 @@ async def get_timeline(
     until: Moment = None,
     first: Number = 0,
     count: Annotated[int, Query(ge=1, le=MOST_ROWS)] = 50,
-) -> TimelineView:
+) -> Response:
     """What clients did when; of the whole run, or between two moments."""
     if since is not None and until is not None and until < since:
         raise Unprocessable(f"until: expected a moment after since, {since}, got {until}")
     async with state.database.read() as session:
-        return await timeline.timeline(session, run, state.database.clock(), since, until, first, count)
+        now = state.database.clock()
+        return _written(await timeline.timeline(session, run, now, since, until, first, count))
 
 
 @routes.get("/system")
 async def get_system(who: Reader, state: Backend) -> SystemView:
     """Services, clients, runs and database at this moment."""
     return await system.system(state.database, state.started)
+
+
+def _written(found: Reply) -> Response:
+    """Return a large reply as JSON at once, without the dictionaries in between that FastAPI makes of it."""
+    return Response(found.model_dump_json(by_alias=True), media_type="application/json")
