@@ -1,4 +1,4 @@
-# One image for every role: docker run cutlayer serve backend | split | fed, docker run cutlayer client ...
+# One image for every role: docker run cutlayer serve backend | split | fed | dashboard, docker run cutlayer client ...
 #
 #   docker build -t cutlayer .                                                       CPU
 #   docker build -t cutlayer:cuda --build-arg TORCH_INDEX=https://pypi.org/simple .  CUDA (its libraries come with torch)
@@ -34,7 +34,7 @@ ENV PATH=/opt/cutlayer/bin:$PATH \
     CUTLAYER_LOG_FORMAT=json
 WORKDIR /var/lib/cutlayer
 USER 10001:10001
-EXPOSE 7400 7401 7402
+EXPOSE 7400 7401 7402 7480
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=15s --timeout=6s --start-period=60s --retries=3 CMD ["python", "-m", "cutlayer.services.probe"]
 ENTRYPOINT ["cutlayer"]

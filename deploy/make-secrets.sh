@@ -34,7 +34,7 @@ make database_password ""
 make store_user cutlayer-
 make store_password ""
 
-for role in backend split fed; do
+for role in backend split fed dashboard; do
     if [ ! -e "$folder/certs/$role.pem" ]; then
         ${CUTLAYER:-cutlayer} certs "$role" "$@" localhost 127.0.0.1 --folder "$folder/certs" --file "$role"
     fi

@@ -73,13 +73,14 @@ def test_up_status_logs_down(run: Call, here: Path) -> None:
     url = re.search(r"^backend +(http://127\.0\.0\.1:\d+)", ended.out, re.M)
     assert url
     assert f"cutlayer client --server {url[1]} --token-file .cutlayer/tokens/enrol" in ended.out
-    assert _alive(here) == ["backend", "fed", "split-1", "split-2"]
+    assert re.search(r"^dashboard http://127\.0\.0\.1:\d+ .*tokens/operator", ended.out, re.M)
+    assert _alive(here) == ["backend", "dashboard", "fed", "split-1", "split-2"]
     shown = run("status")
     assert shown.code == 0
     assert re.search(r"^backend +ready +\d+ +http", shown.out, re.M)
     found = json.loads(run("status", "--json").out)
     assert found["healthy"] is True
-    assert [s["state"] for s in found["services"]] == ["ready"] * 4
+    assert [s["state"] for s in found["services"]] == ["ready"] * 5
 
     os.kill(next(s["pid"] for s in found["services"] if s["name"] == "split-1"), signal.SIGKILL)
     ended = run("status")
@@ -91,12 +92,18 @@ def test_up_status_logs_down(run: Call, here: Path) -> None:
 
     assert "/readyz" in run("logs", "backend", "-n", "100").out or "listen" in run("logs", "backend", "-n", "100").out
     lines = [json.loads(line) for line in run("logs", "--json", "-n", "1").out.splitlines()]
-    assert {line["service"] for line in lines} <= {"backend", "fed", "split-1", "split-2"}
+    assert {line["service"] for line in lines} <= {"backend", "fed", "split-1", "split-2", "dashboard"}
     _fails(run("logs", "splitt"), 2, "no log of 'splitt'")
 
     (here / "deep/down").mkdir(parents=True)
     os.chdir(here / "deep/down")
-    assert set(json.loads(run("down", "--json").out)["stopped"]) == {"backend", "fed", "split-1", "split-2"}
+    assert set(json.loads(run("down", "--json").out)["stopped"]) == {
+        "backend",
+        "fed",
+        "split-1",
+        "split-2",
+        "dashboard",
+    }
     os.chdir(here)
     assert run("down").err == "nothing runs here\n"
     _fails(run("status"), 2, "expected services here .*cutlayer up.*--server")
@@ -296,6 +303,8 @@ def test_demo(run: Call, here: Path) -> None:
     assert ended.code == 0, ended.err
     assert "backend is ready" in ended.err
     assert "client-2 has joined" in ended.err
+    assert re.search(r"^watch it at http://127\.0\.0\.1:\d+$", ended.err, re.M)
+    assert (here / "kept/services/tokens/viewer").read_text().startswith("cl_view_")
     assert "75.0" in ended.out
     assert not (here / "kept/services/services.json").exists()
     assert (here / "kept/run/report.html").exists()
@@ -433,7 +442,12 @@ SECRET = {"secret", "token", "operator_token", "service_token", "enrol_token", "
 
 @pytest.mark.parametrize(
     ("command", "model"),
-    [(serve.backend, "BackendSettings"), (serve.split, "SplitSettings"), (serve.fed, "FedSettings")],
+    [
+        (serve.backend, "BackendSettings"),
+        (serve.split, "SplitSettings"),
+        (serve.fed, "FedSettings"),
+        (serve.dashboard, "DashboardSettings"),
+    ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_every_setting_has_a_flag(command: Callable[..., None], model: str) -> None:

@@ -33,7 +33,7 @@ def demo(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """See it work: backend, federated server, two split servers, five clients, a run on embedded data, and its table.
+    """See it work: backend, federated server, two split servers, a live page, five clients, a run, and its table.
 
     Real processes on this machine.  Ends by itself; what stays is the run folder, below runs/ as with `cutlayer run`,
     or, with --folder, that folder with everything in it.
@@ -57,7 +57,9 @@ def demo(
         told = (lambda _: None) if quiet else options.note
         with orderly():
             try:
-                up(there, told, split=split, clients=experiment.clients.count)
+                page = up(there, told, split=split, clients=experiment.clients.count, open=True).dashboard
+                if page is not None:
+                    told(f"watch it at {page.url}")
                 ended = _train(there, experiment.model_copy(update={"out": None}).as_dict(), out, quiet)
             finally:
                 with held():
@@ -120,6 +122,7 @@ def _guarded(there: Deployment, connection: Link) -> Iterator[list[str]]:
             processes = there.read().processes
             ended = [p for p in processes if not p.alive]
             split = [p for p in processes if p.kind == "split"]
+            ended = [p for p in ended if p.kind != "dashboard"]
             needed = [p for p in ended if p.kind != "split" or all(q in ended for q in split)]
             if needed:
                 said = last_words(there.log(needed[0].name)).removeprefix("cutlayer: ")

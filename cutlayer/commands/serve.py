@@ -9,7 +9,7 @@ import typer
 
 from cutlayer.commands import options
 
-app = typer.Typer(no_args_is_help=True, help="Run one service in this process: backend, split or fed.")
+app = typer.Typer(no_args_is_help=True, help="Run one service in this process: backend, split, fed or dashboard.")
 
 _LISTEN, _TRUST, _WORK, _LOG = "Listening", "Trust", "Work", "Logs"
 
@@ -202,6 +202,39 @@ def fed(
     settings = FedSettings.read(**given)
     settings.check()
     from cutlayer.services.federated.app import serve
+
+    serve(settings)
+
+
+SEEING: options.Group = {
+    **{name: kind for name, kind in TRUST.items() if name != "secret_file"},
+    "tls_client_cert": TlsClientCert,
+    "tls_client_key": TlsClientKey,
+}
+"""A dashboard signs no tickets."""
+
+
+@app.command()
+@options.taking(listening=LISTENING, trust=SEEING, logs=LOGS)
+def dashboard(
+    folder: Folder = None,
+    backend: Url = None,
+    *,
+    listening: options.Given,
+    trust: options.Given,
+    logs: options.Given,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="File with a viewer's token: anybody may look, nobody signs in.", rich_help_panel=_TRUST),
+    ] = None,
+) -> None:
+    """The live page: runs, clients, services and the model, for whoever signs in with a token."""
+    given = _given(locals())
+    from cutlayer.services.settings import DashboardSettings
+
+    settings = DashboardSettings.read(**given)
+    settings.check()
+    from cutlayer.services.dashboard.app import serve
 
     serve(settings)
 

@@ -34,9 +34,10 @@ def up(
     insecure: Annotated[
         bool | None, typer.Option("--insecure", help="Listen without TLS where others can connect.")
     ] = None,
+    dashboard: Annotated[bool | None, typer.Option("--dashboard/--no-dashboard", help="With a live page.")] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Start backend, federated server and split servers as processes, or what is missing of them.
+    """Start backend, federated server, split servers and dashboard as processes, or what is missing of them.
 
     They stay when this command ends.  Variables such as CUTLAYER_DATABASE reach them.
     """
@@ -44,15 +45,16 @@ def up(
     from cutlayer.services.local.up import up as start
 
     there = Deployment(folder)
-    wanted: dict[str, Any] = {"split": split, "clients": clients, "host": host, "port": port}
+    wanted: dict[str, Any] = {"split": split, "clients": clients, "host": host, "port": port, "dashboard": dashboard}
     told = (lambda _: None) if as_json else options.note
     found = start(there, told, **wanted, tls=tls, insecure=insecure)
-    url = found.backend.url
+    url, page = found.backend.url, found.dashboard
     if as_json:
         options.show_json(
             {
                 "folder": str(folder),
                 "url": url,
+                "dashboard": None if page is None else page.url,
                 "operator_token_file": str(there.token("operator")),
                 "enrol_token_file": str(there.token("enrol")),
                 "processes": [_process(there, p) for p in found.processes],
@@ -61,6 +63,8 @@ def up(
         )
         return
     typer.echo(f"backend   {url}  (API: {url}/docs)")
+    if page is not None:
+        typer.echo(f"dashboard {page.url}  (sign in with what is in {there.token('operator')})")
     join = f"cutlayer client --server {url} --token-file {there.token('enrol')}"
     typer.echo(f"join      {join} --data package.module:function")
     typer.echo("train     cutlayer submit exp.yaml --watch")
@@ -83,7 +87,8 @@ def down(folder: options.Folder = None, as_json: options.Json = False) -> None:
 
 def logs(
     services: Annotated[
-        list[str] | None, typer.Argument(metavar="[SERVICE ...]", help="backend, fed, split, split-1, client-3, ...")
+        list[str] | None,
+        typer.Argument(metavar="[SERVICE ...]", help="backend, fed, split, split-1, dashboard, client-3, ..."),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is written from now on.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", help="Last lines of each log.", min=0)] = 20,

@@ -11,12 +11,18 @@ from cutlayer.services.secrets import STORE_CREDENTIALS
 from cutlayer.services.settings import (
     PREFIX,
     BackendSettings,
+    DashboardSettings,
     FedSettings,
     ServerSettings,
     SplitSettings,
 )
 
-ROLES: dict[str, type[ServerSettings]] = {"backend": BackendSettings, "split": SplitSettings, "fed": FedSettings}
+ROLES: dict[str, type[ServerSettings]] = {
+    "backend": BackendSettings,
+    "split": SplitSettings,
+    "fed": FedSettings,
+    "dashboard": DashboardSettings,
+}
 STORE = {
     "AWS_REGION",
     "AWS_ENDPOINT_URL",
@@ -29,7 +35,7 @@ STORE = {
 
 def variables(role: str) -> set[str]:
     own = {PREFIX + name.upper() for name in ROLES[role].model_fields}
-    return own if role == "backend" else own | STORE
+    return own | STORE if role in ("split", "fed") else own
 
 
 def settings(role: str, environ: dict[str, str]) -> ServerSettings:

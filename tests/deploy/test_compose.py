@@ -18,7 +18,7 @@ from .settings import ROLES, is_command, settings, variables
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "deploy" / "make-secrets.sh"
-OURS = {"backend": "backend", "fed": "fed", "split-1": "split", "split-2": "split"}
+OURS = {"backend": "backend", "fed": "fed", "split-1": "split", "split-2": "split", "dashboard": "dashboard"}
 PINNED = re.compile(r"[\w./-]+:(?!latest)[\w.-]*\d[\w.-]*")
 
 

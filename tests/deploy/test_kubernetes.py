@@ -24,7 +24,7 @@ from .settings import ROLES, is_command, settings, variables
 FOLDER = Path(__file__).parents[2] / "deploy" / "kubernetes"
 PLACES = [FOLDER / "base", *sorted((FOLDER / "overlays").iterdir())]
 VERSIONS = ("1.30", "1.37")
-PORTS = {"backend": 7400, "split": 7401, "fed": 7402}
+PORTS = {"backend": 7400, "split": 7401, "fed": 7402, "dashboard": 7480}
 SECRETS = {
     "cutlayer-secrets": {"secret", "operator-token", "service-token", "database-password"},
     "cutlayer-tls": {"ca.pem", *(f"{role}.{kind}" for role in PORTS for kind in ("pem", "key"))},
@@ -195,6 +195,7 @@ def test_only_the_backend_has_the_operators_token_and_the_databases_password(man
     for role in ("split", "fed"):
         (volume,) = [each for each in pods(manifests)[role]["volumes"] if each["name"] == "secrets"]
         assert {item["key"] for item in volume["secret"]["items"]} == {"secret", "service-token"}
+    assert {each["name"] for each in pods(manifests)["dashboard"]["volumes"]} == {"tmp", "tls"}
 
 
 def test_no_secret_stands_in_a_manifest(manifests: list[Manifest]) -> None:
@@ -248,7 +249,12 @@ def test_the_overlays_change_what_they_say() -> None:
     assert "CUTLAYER_BACKEND" in workers
     assert set(named(built["s3"], "PersistentVolumeClaim")) == {"cutlayer-artifacts"}
     small = named(built["small"], "Deployment")
-    assert {name: each["spec"].get("replicas") for name, each in small.items()} == {"backend": 1, "fed": 1, "split": 1}
+    assert {name: each["spec"].get("replicas") for name, each in small.items()} == {
+        "backend": 1,
+        "fed": 1,
+        "split": 1,
+        "dashboard": 1,
+    }
     assert small["backend"]["spec"]["strategy"] == {"type": "Recreate"}
     assert named(built["small"], "ConfigMap")["cutlayer-backend"]["data"]["CUTLAYER_DATABASE"].startswith("sqlite")
 

@@ -2,7 +2,7 @@
 
 services.json   the processes, with their process ids and start times, and how they were started
 logs/           one file per process
-tokens/         operator, service, enrol; readable by their owner only
+tokens/         operator, service, enrol, viewer; readable by their owner only
 secret          what tickets are signed with
 announce/       where each service listens, written by itself
 port            the backend's, which it gets again
@@ -25,8 +25,8 @@ import psutil
 
 from cutlayer.errors import ConfigError, ServiceError
 
-Kind = Literal["backend", "fed", "split", "client"]
-KINDS: tuple[Kind, ...] = ("backend", "fed", "split", "client")
+Kind = Literal["backend", "fed", "split", "dashboard", "client"]
+KINDS: tuple[Kind, ...] = ("backend", "fed", "split", "dashboard", "client")
 FOLDER = Path(".cutlayer")
 RECORD = "services.json"
 PROGRAM = (sys.executable, "-m", "cutlayer.cli")
@@ -73,6 +73,9 @@ class Options:
     clients: int = 0
     tls: bool = False
     insecure: bool = False
+    dashboard: bool = True
+    open: bool = False
+    """Whoever reaches the dashboard may look, without signing in."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ class Deployment:
         return self.folder / "logs" / f"{name}.log"
 
     def token(self, role: str) -> Path:
-        """Where the deployment's own token of ``role`` stands: operator, service or enrol."""
+        """Where the deployment's own token of ``role`` stands: operator, service, enrol, or viewer."""
         return self.folder / "tokens" / role
 
     def announce(self, name: str) -> Path:

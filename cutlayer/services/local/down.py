@@ -15,7 +15,7 @@ GRACE = 30.0
 """Seconds between SIGTERM and SIGKILL: longer than the services wait for requests in flight."""
 LOOK = 0.05
 """Seconds between looks at processes that are to end."""
-ORDER: tuple[tuple[Kind, ...], ...] = (("client",), ("split", "fed"), ("backend",))
+ORDER: tuple[tuple[Kind, ...], ...] = (("client", "dashboard"), ("split", "fed"), ("backend",))
 """Who reports to whom: those that talk to the backend end before it."""
 
 

@@ -9,8 +9,10 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -21,6 +23,9 @@ from cutlayer.services.local.down import stop
 from cutlayer.services.local.ending import held, orderly
 from cutlayer.services.local.health import last_words, link, look
 from cutlayer.services.secrets import read_secret, write_secret
+
+if TYPE_CHECKING:
+    from cutlayer.services.api import Backend
 
 PORT = "port"
 """File with the backend's port."""
@@ -52,9 +57,14 @@ class Up:
         """The backend's process."""
         return next(p for p in self.processes if p.kind == "backend")
 
+    @property
+    def dashboard(self) -> Process | None:
+        """The dashboard's process, if there is one."""
+        return next((p for p in self.processes if p.kind == "dashboard"), None)
+
 
 def up(deployment: Deployment, told: Told | None = None, ready_within: float = READY_WITHIN, **wanted: object) -> Up:
-    """Start what is missing of backend, federated server, split servers and local clients, and wait until all is ready.
+    """Start what is missing of backend, federated server, split servers, dashboard and local clients, and wait for all.
 
     ``wanted`` are fields of :class:`Options`; None is what the deployment had before, or the default.  ``told`` gets a
     line for every step.  What was started stays when the caller ends; it is stopped again if this fails or is
@@ -68,7 +78,7 @@ def up(deployment: Deployment, told: Told | None = None, ready_within: float = R
         starting = _Starting(deployment, state, told or (lambda _: None), ready_within)
         try:
             starting.ensure(["backend"])
-            starting.ensure(["fed", *(f"split-{n + 1}" for n in range(state.options.split))])
+            starting.ensure(["fed", *(f"split-{n + 1}" for n in range(state.options.split)), *starting.shown()])
             starting.ensure([f"client-{n + 1}" for n in range(state.options.clients)])
         except BaseException:
             stop(deployment, starting.begun)
@@ -135,6 +145,13 @@ class _Starting:
             if name in self.begun and process is not None:
                 self.told(f"{name} is ready: {process.url}" if process.url else f"{name} has joined")
 
+    def shown(self) -> list[str]:
+        """Return the dashboard, if one is wanted; one that is open to everybody gets a token that may only read."""
+        if self.state.options.open and not self.deployment.token("viewer").exists():
+            with self._backend() as backend:
+                write_secret(self.deployment.token("viewer"), backend.make_token("viewer", "dashboard").token)
+        return ["dashboard"] if self.state.options.dashboard else []
+
     def _start(self, name: str, before: Process | None) -> None:
         kind: Kind = name.partition("-")[0]  # type: ignore[assignment]
         self.deployment.announce(name).unlink(missing_ok=True)
@@ -167,10 +184,14 @@ class _Starting:
             own = ["--server", url, "--token-file", str(there.token("enrol").absolute()), "--name", name]
             return ["client", *own, "--folder", str(folder / "clients" / name), "--data", "experiment", *trust]
         words = ["serve", kind, "--folder", str(folder), "--host", options.host, "--port", str(port)]
-        words += ["--announce", str(there.announce(name).absolute()), "--secret-file", str(folder / "secret"), *trust]
+        words += ["--announce", str(there.announce(name).absolute()), *trust]
         if options.tls:
             certificate = folder / "certs" / "services"
             words += ["--tls-cert", f"{certificate}.pem", "--tls-key", f"{certificate}.key"]
+        if kind == "dashboard":
+            token = ["--token-file", str(there.token("viewer").absolute())] if options.open else []
+            return [*words, "--backend", url, *token]
+        words += ["--secret-file", str(folder / "secret")]
         if kind == "backend":
             return words + [w for role in PREFIXES for w in (f"--{role}-token-file", str(there.token(role).absolute()))]
         return [*words, "--backend", url, "--token-file", str(there.token("service").absolute()), "--id", name]
@@ -224,6 +245,11 @@ class _Starting:
             return 0
 
     def _joined(self, name: str) -> bool:
+        with self._backend() as backend:
+            return any(c.name == name and c.connected for c in backend.clients())
+
+    @contextmanager
+    def _backend(self) -> Iterator[Backend]:
         from cutlayer.services.api import Backend
 
         backend = self.state.of("backend")
@@ -231,7 +257,7 @@ class _Starting:
         assert backend.url is not None
         token = read_secret(self.deployment.token("operator"), "the operator's token")
         with link(self.deployment, backend.url, token) as there:
-            return any(c.name == name and c.connected for c in Backend(there).clients())
+            yield Backend(there)
 
     def _record(self, process: Process) -> Process:
         self.state = self.state.having(process)

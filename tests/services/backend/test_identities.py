@@ -43,6 +43,7 @@ ROUTES: dict[tuple[str, str], set[str]] = {
     ("GET", "/runs/{run}/artifacts/{name}"): {"viewer", "service"},
     ("PUT", "/runs/{run}/artifacts/{name}"): {"service", "-operator"},
     ("GET", "/events"): {"viewer", "service"},
+    ("GET", "/events/newest"): {"viewer", "service"},
     ("GET", "/audit"): set(),
     ("POST", "/tasks/next"): {"service", "client", "-operator"},
     ("POST", "/tasks/{id}/heartbeat"): {"service", "client", "-operator"},

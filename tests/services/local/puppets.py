@@ -76,6 +76,8 @@ def serve() -> None:
     said = {"pid": os.getpid(), "host": "127.0.0.1", "port": server.server_port, "url": url}
     announce.with_suffix(".part").write_text(json.dumps(said))
     announce.with_suffix(".part").replace(announce)
+    if kind == "dashboard":
+        threading.Event().wait()
     token = Path(flags["--token-file"]).read_text().strip()
     backend = Backend(link(flags["--backend"], token))
 

@@ -49,7 +49,7 @@ def kill(process: Process | None) -> None:
 def test_all_of_it(there: Deployment) -> None:
     said: list[str] = []
     found = up(there, said.append, split=2, clients=2)
-    assert found.started == ("backend", "fed", "split-1", "split-2", "client-1", "client-2")
+    assert found.started == ("backend", "fed", "split-1", "split-2", "dashboard", "client-1", "client-2")
     assert all(p.alive for p in found.processes)
     assert found.backend.url is not None
     assert found.backend.url.endswith(str(found.backend.port))
@@ -117,7 +117,7 @@ def test_up_again_with_other_options(there: Deployment) -> None:
     up(there, split=0)
     with pytest.raises(ConfigError, match=r"expected host 127\.0\.0\.1.* got 127\.0\.0\.2; .*cutlayer down"):
         up(there, host="127.0.0.2")
-    assert len(_running(there)) == 2
+    assert len(_running(there)) == 3
 
 
 def test_survivors_of_a_crashed_terminal_are_found_again(there: Deployment) -> None:
@@ -132,7 +132,7 @@ up(there, lambda line: line.startswith("split-1") and os.kill(os.getpid(), signa
     ended = subprocess.run([sys.executable, "-c", program], env={**os.environ, "STUB": ""}, check=False)
     assert ended.returncode == -signal.SIGKILL
     survivors = {p.name: p.pid for p in there.read().processes if p.alive}
-    assert set(survivors) == {"backend", "fed", "split-1", "split-2"}
+    assert set(survivors) == {"backend", "fed", "split-1", "split-2", "dashboard"}
     assert up(there).started == ()
     assert pids(there) == survivors
     down(there)
@@ -146,12 +146,12 @@ def test_a_process_that_was_never_written_down_is_found(there: Deployment) -> No
     assert pids(there) == {p.name: p.pid for p in found.processes}
     kept = there.read()
     there.write(replace(kept, processes=tuple(p for p in kept.processes if p.name == "backend")))
-    assert set(down(there, grace=5)) == {"backend", "fed", "split-1", "client-1"}
+    assert set(down(there, grace=5)) == {"backend", "fed", "split-1", "dashboard", "client-1"}
     assert not any(p.alive for p in found.processes)
     other = Deployment(there.folder.with_name("other"), STUB)
     up(there, split=0)
     assert down(other) == []
-    assert len(_running(there)) == 2
+    assert len(_running(there)) == 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -195,7 +195,7 @@ def test_a_service_that_ends_at_once(there: Deployment, monkeypatch: pytest.Monk
 
 
 def test_what_ran_before_a_failure_stays(there: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    up(there, split=1)
+    up(there, split=1, dashboard=False)
     before = pids(there)
     monkeypatch.setenv("STUB", "split-3:ends")
     with pytest.raises(ServiceError, match="split-3 ended"):
@@ -213,7 +213,7 @@ def test_a_service_that_is_never_ready(there: Deployment, monkeypatch: pytest.Mo
 
 def test_a_service_that_does_not_listen_to_sigterm(there: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STUB", "fed:stubborn")
-    found = up(there, split=0)
+    found = up(there, split=0, dashboard=False)
     said: list[str] = []
     assert set(down(there, said.append, grace=0.3)) == {"backend", "fed"}
     assert said == ["fed did not end by itself and was killed", "backend is stopped"]
@@ -244,7 +244,7 @@ def test_interrupted_up_stops_what_it_started(there: Deployment) -> None:
     seen: list[Process] = []
     with pytest.raises(KeyboardInterrupt):
         up(there, lambda line: (seen.extend(there.read().processes), interrupt(line))[0], split=2)
-    assert {p.name for p in seen} == {"backend", "fed", "split-1", "split-2"}
+    assert {p.name for p in seen} == {"backend", "fed", "split-1", "split-2", "dashboard"}
     assert not any(p.alive for p in seen)
     assert not there.record.exists()
 
@@ -258,7 +258,7 @@ def test_one_at_a_time(there: Deployment) -> None:
                 act()
             refused.append(str(error.value))
 
-    up(there, other, split=0)
+    up(there, other, split=0, dashboard=False)
     assert len(refused) == 4
     assert all("another cutlayer starts or stops" in each for each in refused)
     assert [p.name for p in there.read().processes if p.alive] == ["backend", "fed"]
@@ -307,3 +307,15 @@ def test_what_is_announced_on_all_interfaces_is_reached_on_this_machine() -> Non
     said = {"pid": 1, "host": "0.0.0.0", "port": 7400, "url": "https://here.example:7400"}
     assert announced(said) == ("https://127.0.0.1:7400", 7400)
     assert announced({**said, "host": "127.0.0.1"}) == ("https://here.example:7400", 7400)
+
+
+def test_a_dashboard_is_there_unless_it_is_not_wanted(there: Deployment) -> None:
+    assert up(there, split=0, dashboard=False).dashboard is None
+    found = up(there, dashboard=True)
+    assert found.started == ("dashboard",)
+    assert found.dashboard is not None
+    words = psutil.Process(found.dashboard.pid).cmdline()
+    assert words[words.index("--backend") + 1] == found.backend.url
+    assert not {"--token-file", "--secret-file"} & set(words)
+    assert {h.process.name: h.condition for h in status(there).processes}["dashboard"] == "ready"
+    assert set(down(there)) == {"backend", "fed", "dashboard"}
