@@ -101,7 +101,9 @@ class Visitor:
 
     def __init__(self, browser: Browser, url: str, *, width: int = 1280, theme: str = "light") -> None:
         self.context = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=theme, accept_downloads=True  # type: ignore[arg-type]
+            viewport={"width": width, "height": 900},
+            color_scheme=theme,
+            accept_downloads=True,  # type: ignore[arg-type]
         )
         self.url = url
         self.troubles: list[str] = []

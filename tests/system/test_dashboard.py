@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import signal
 import sqlite3
@@ -321,9 +322,13 @@ def test_nothing_secret_is_in_the_page(visitor: Visitor, board: Dashboard, servi
         page = visitor.open(path)
         assert token not in page.content()
         assert token not in page.url
-        assert token not in str(page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"))
+        assert token not in str(
+            page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])")
+        )
     assert token not in board.said()
-    assert all(url.startswith((board.url, board.url.replace("http", "ws"), "data:", "blob:")) for url in visitor.requests)
+    assert all(
+        url.startswith((board.url, board.url.replace("http", "ws"), "data:", "blob:")) for url in visitor.requests
+    )
 
 
 def test_signing_out_ends_every_page(visitor: Visitor) -> None:
@@ -341,10 +346,8 @@ def test_what_others_wrote_is_text(visitor: Visitor, services: Deployed) -> None
     database = services.there.folder / "cutlayer.db"
     with closing(sqlite3.connect(database, timeout=30)) as found, found:
         found.execute("UPDATE runs SET reason = ?, algorithm = ?, state = 'failed' WHERE id = ?", (EVIL, EVIL, run))
-        kind, data = "client.dropped", '{"reason": "%s"}' % EVIL.replace('"', "'")
-        found.execute(
-            "INSERT INTO events (run, round, kind, data, time) VALUES (?, 1, ?, ?, 1)", (run, kind, data)
-        )
+        kind, data = "client.dropped", json.dumps({"reason": EVIL.replace('"', "'")})
+        found.execute("INSERT INTO events (run, round, kind, data, time) VALUES (?, 1, ?, ?, 1)", (run, kind, data))
         before = found.execute("SELECT id, name FROM clients").fetchall()
         found.execute("UPDATE clients SET name = ? || name", (EVIL,))
     try:
@@ -372,7 +375,14 @@ def test_nothing_serious_in_the_way(
     browser: Browser, board: Dashboard, services: Deployed, trained: str, width: int, theme: str
 ) -> None:
     with visiting(browser, board, services, width=width, theme=theme) as visitor:
-        for path in (f"/runs/{trained}", "/runs", "/system", "/submit", f"/compare?runs={trained},{trained}", "/nowhere"):
+        for path in (
+            f"/runs/{trained}",
+            "/runs",
+            "/system",
+            "/submit",
+            f"/compare?runs={trained},{trained}",
+            "/nowhere",
+        ):
             page = visitor.open(path)
             page.wait_for_timeout(700)
             assert visitor.faults() == [], path
@@ -392,7 +402,9 @@ def test_the_keyboard_is_enough(visitor: Visitor, trained: str) -> None:
     seen = set()
     for _ in range(40):
         page.keyboard.press("Tab")
-        seen.add(page.evaluate("document.activeElement.getAttribute('aria-label') || document.activeElement.textContent"))
+        seen.add(
+            page.evaluate("document.activeElement.getAttribute('aria-label') || document.activeElement.textContent")
+        )
         outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
         assert outline != "none", page.evaluate("document.activeElement.outerHTML")[:200]
     assert any("Save the chart" in (name or "") for name in seen)
