@@ -98,14 +98,15 @@ async def _works(
     which = and_(
         t.run == run.id, t.number.in_(numbers), t.kind.in_(KINDS), t.started < until, or_(open_, t.updated > since)
     )
-    rounds = select(func.min(t.round).label("low"), func.max(t.round).label("high")).where(which)
-    found = (await session.execute(rounds)).one()
-    if found.low is None:
-        return []
-    parts = PARTS if len(numbers) <= MANY else PARTS // 2
-    wide = -(-(found.high - found.low + 1) // parts)
     terms, _ = experiments.terms(run.experiment)
-    part: Any = (t.round - found.low) // wide
+    low, high = 1, run.round
+    if terms.recipe.asynchronous or (since, until) != _window(run, now, None, None):
+        rounds = select(func.min(t.round).label("low"), func.max(t.round).label("high")).where(which)
+        found = (await session.execute(rounds)).one()
+        low, high = found.low or 1, found.high or 1
+    parts = PARTS if len(numbers) <= MANY else PARTS // 2
+    wide = -(-(high - low + 1) // parts)
+    part: Any = (t.round - low) // max(wide, 1)
     if wide > 1 and terms.recipe.asynchronous:  # a pass has nothing to do with the round of that number
         part = cast((t.started - since) / max(until - since, 1e-6) * parts, Integer)
     state = _state(now, terms.deadline, ended)
