@@ -18,7 +18,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 AXE = Path(__file__).parent / "axe" / "axe.min.js"
-PATIENT = 60_000
+PATIENT = 30_000
 """Milliseconds that a page has, where nothing says how quick it must be: machines that run tests are busy."""
 STARTED = 90.0
 

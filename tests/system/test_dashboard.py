@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import sqlite3
 import time
@@ -142,7 +143,7 @@ def test_every_chart_can_be_taken_away(visitor: Visitor, services: Deployed, tra
         assert len(picture) > 3000
         with page.expect_download() as found:
             figure.get_by_role("link", name="Save the data").click()
-        rows = list(csv.reader(io.StringIO(Path(found.value.path()).read_text(newline=""))))
+        rows = list(csv.reader(io.StringIO(Path(found.value.path()).read_bytes().decode())))
         assert len(rows) > 1
         assert len({len(row) for row in rows}) == 1
     answer = visitor.context.request.get(f"{visitor.url}/runs/{trained}/loss.csv")
@@ -232,7 +233,7 @@ def test_a_run_from_yaml_with_the_mistake_at_its_line(visitor: Visitor, services
     assert services.backend.run(run).rounds == 2
     assert services.ended(run).state == "done"
     page.goto(f"{visitor.url}/submit?from={run}")
-    expect(page.get_by_label("Experiment, YAML")).to_have_value(__import__("re").compile("rounds: 2"))
+    expect(page.get_by_label("Experiment, YAML")).to_have_value(re.compile("rounds: 2"))
     expect(page.locator("#verdict")).to_have_text("This experiment is valid.")
 
 
