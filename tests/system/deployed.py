@@ -105,7 +105,7 @@ def deployed(folder: Path, *, split: int = 2, clients: int = 3, **environment: s
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
     try:
-        up(there, split=split, clients=clients)
+        up(there, split=split, clients=clients, dashboard=False)
         yield Deployed(there)
     finally:
         down(there)

@@ -57,19 +57,28 @@ class RunFeed(Feed):
         self.touch(*topics)
 
     async def refresh(self, topics: frozenset[str]) -> frozenset[str]:
+        await asyncio.gather(self._look(topics), self._events(topics), self._surroundings(topics))
+        return topics
+
+    async def _look(self, topics: frozenset[str]) -> None:
         if "view" in topics:
             self.view = await self.source.get("runs", self.run)
         if "history" in topics:
             await self._continue()
+
+    async def _events(self, topics: frozenset[str]) -> None:
         if "events" in topics and not self.events:
-            self.events = await self.source.get("events", "newest", run=self.run, limit=NEWEST)
+            found = await self.source.get("events", "newest", run=self.run, limit=NEWEST)
+            came = {event["id"] for event in self.events}
+            self.events += [event for event in found if event["id"] not in came]
+
+    async def _surroundings(self, topics: frozenset[str]) -> None:
         if "system" in topics:
             self.system = await self.source.get("system")
         if "phase" in topics and not self.phase:
             found = await self.source.get("events", "newest", run=self.run, kinds="round.state", limit=5)
-            for event in reversed(found):
+            for event in reversed(found if not self.phase else []):
                 self._step(event)
-        return topics
 
     def highlight(self, number: int, on: bool) -> None:
         """Fetch a client's series from now on, or no more."""

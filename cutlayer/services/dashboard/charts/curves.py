@@ -118,9 +118,9 @@ def _band(
 ) -> list[Options]:
     """Return two stacked bands; of each the lower edge is a line that nobody sees."""
     found: list[Options] = []
-    for id, low, high, label, opacity in (
-        ("all", "min", "max", "clients: all", 0.13),
-        ("half", "q25", "q75", "clients: middle half", 0.28),
+    for id, low, high, label, colour, opacity in (
+        ("all", "min", "max", "clients: all", MUTED, 0.14),
+        ("half", "q25", "q75", "clients: middle half", COLOURS[5], 0.3),
     ):
         edges = [
             (r, a, b)
@@ -131,7 +131,7 @@ def _band(
         data[f"{id}-high"] = [[r, b - a] for r, a, b in edges]
         quiet = {"lineStyle": {"opacity": 0}, "stack": id, "stackStrategy": "all", "silent": True, "z": 1}
         found.append(line(f"{id}-low", f"{label} (lower edge)", MUTED, **quiet))
-        found.append(line(f"{id}-high", label, COLOURS[5], areaStyle={"opacity": opacity}, **quiet))
+        found.append(line(f"{id}-high", label, colour, areaStyle={"opacity": opacity}, **quiet))
     return found
 
 

@@ -77,8 +77,12 @@ def ordered(clients: Sequence[Mapping[str, Any]], pace: Mapping[int, Pace], by: 
     nothing = Pace(0.0, 1.0)
     return sorted(
         clients,
-        key=lambda c: (-pace.get(c["number"], nothing).lost, -pace.get(c["number"], nothing).seconds, c["number"]),
+        key=lambda c: (*_place(pace.get(c["number"], nothing)), c["number"]),
     )
+
+
+def _place(pace: Pace) -> tuple[float, ...]:
+    return (-pace.times if pace.straggles else 0.0, -pace.lost, -pace.seconds)
 
 
 def slowest(clients: Sequence[Mapping[str, Any]], pace: Mapping[int, Pace]) -> str:

@@ -59,15 +59,16 @@ export default {
     return { said: this.summary, nothing: this.empty, tall: this.height, keys: this.keysOf(this.options) };
   },
   created() {
-    // Plain copies: Vue need not watch thousands of points.
-    this.raw = Vue.markRaw({ options: this.options, points: { ...this.points }, units: this.units || {} });
+    // Not what Vue watches: thousands of points behind proxies are slow to draw.
+    const plain = (value) => Vue.toRaw(value);
+    this.raw = Vue.markRaw({ options: plain(this.options), points: { ...plain(this.points) }, units: plain(this.units) || {} });
     this.stale = new Set();
     this.whole = true;
     this.hidden = new Set();
   },
   mounted() {
     window.cutlayer.charts[this.name] = this;
-    this.redraw = () => this.begin();
+    this.redraw = () => this.chart && this.begin();
     window.addEventListener("cutlayer:theme", this.redraw);
     this.sight = new IntersectionObserver((seen) => seen.some((each) => each.isIntersecting) && this.begin(), {
       rootMargin: "200px",

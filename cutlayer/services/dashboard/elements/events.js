@@ -13,7 +13,7 @@ export default {
     </div>`,
   props: { rows: Array },
   data() {
-    return { rows_: Vue.markRaw([...this.rows]), top: 0, seen: [], tall: 50, ended: false, asked: 0 };
+    return { rows_: Vue.markRaw([...Vue.toRaw(this.rows)]), top: 0, seen: [], tall: 50, ended: false, asked: 0 };
   },
   mounted() {
     this.size = new ResizeObserver(() => {

@@ -177,9 +177,10 @@
   const apply = () => {
     const choice = chosen();
     const dark = choice === "dark" || (choice === "system" && media.matches);
+    const before = document.documentElement.dataset.theme;
     document.documentElement.dataset.theme = dark ? "dark" : "light";
     document.documentElement.dataset.choice = choice;
-    window.dispatchEvent(new Event("cutlayer:theme"));
+    if (before !== document.documentElement.dataset.theme) window.dispatchEvent(new Event("cutlayer:theme"));
     const button = document.getElementById("theme");
     if (button) button.setAttribute("aria-label", `Theme: ${choice}. Change it`);
     if (button) button.title = `Theme: ${choice}`;

@@ -13,6 +13,7 @@ from nicegui.element import Element
 from cutlayer.services.dashboard.charts import costs, curves, matrix, partition, timeline
 from cutlayer.services.dashboard.charts.chart import Chart
 from cutlayer.services.dashboard.charts.curves import Scene
+from cutlayer.services.dashboard.elements.names import Names
 from cutlayer.services.dashboard.history import SHOWN_AT_ONCE
 from cutlayer.services.dashboard.hub import Hub
 from cutlayer.services.dashboard.live import RunFeed
@@ -108,9 +109,7 @@ class RunPage:
             Tag("label", "Highlight a client", "field-label", for_="client")
             field = Tag("input", classes="field", id="client", list="clients", placeholder="its name", maxlength="100",
                         autocomplete="off")  # fmt: skip
-            with Tag("datalist", id="clients"):
-                for member in members:
-                    Tag("option", value=member["name"])
+            Names("clients", [member["name"] for member in members])
             field.on("change", lambda e: self._picked(str(e.args)), js_handler=TAKEN)
             self.chips = Element("span").classes("row")
             hint = "or click on a row of the timeline" if many else "or click on its line, or a row of the timeline"
