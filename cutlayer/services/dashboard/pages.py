@@ -22,27 +22,27 @@ def install(app: FastAPI, hubs: Hubs, version: str) -> None:
     """Put the pages, and the charts' data, into the application."""
 
     @ui.page("/runs")
-    async def _(request: Request) -> None:
+    async def _(request: Request) -> Response | None:
         query = dict(request.query_params)
-        await shown(request, hubs, version, "Runs", "/runs", lambda frame: runs.build(frame, query))
+        return await shown(request, hubs, version, "Runs", "/runs", lambda frame: runs.build(frame, query))
 
     @ui.page("/runs/{name}")
-    async def _(request: Request, name: str) -> None:
-        await shown(request, hubs, version, name, "/runs", lambda frame: run.build(frame, name))
+    async def _(request: Request, name: str) -> Response | None:
+        return await shown(request, hubs, version, name, "/runs", lambda frame: run.build(frame, name))
 
     @ui.page("/system")
-    async def _(request: Request) -> None:
-        await shown(request, hubs, version, "System", "/system", system.build)
+    async def _(request: Request) -> Response | None:
+        return await shown(request, hubs, version, "System", "/system", system.build)
 
     @ui.page("/compare")
-    async def _(request: Request) -> None:
+    async def _(request: Request) -> Response | None:
         asked = request.query_params.get("runs", "")
-        await shown(request, hubs, version, "Compare", "/runs", lambda frame: compare.build(frame, asked))
+        return await shown(request, hubs, version, "Compare", "/runs", lambda frame: compare.build(frame, asked))
 
     @ui.page("/submit")
-    async def _(request: Request) -> None:
+    async def _(request: Request) -> Response | None:
         repeated = request.query_params.get("from")
-        await shown(request, hubs, version, "New run", "/submit", lambda frame: submit.build(frame, repeated))
+        return await shown(request, hubs, version, "New run", "/submit", lambda frame: submit.build(frame, repeated))
 
     @ui.page("/{path:path}")
     async def _(request: Request, path: str) -> None:
@@ -62,6 +62,10 @@ def install(app: FastAPI, hubs: Hubs, version: str) -> None:
         asked, chart = request.query_params.get("runs", ""), request.path_params["chart"]
         return _csv(await compare.csv_of(hubs.of(request.scope[SCOPE]), asked, chart))
 
+    async def alive(request: Request) -> Response:
+        return Response(status_code=204)
+
+    app.router.routes.append(Route("/alive", alive, methods=["GET"]))
     app.router.routes.append(Route("/compare/{chart}.csv", compared_csv, methods=["GET"]))
     app.router.routes.append(Route("/system/steps.csv", steps_csv, methods=["GET"]))
     app.router.routes.append(Route("/runs/{name}/{chart}.csv", run_csv, methods=["GET"]))

@@ -218,6 +218,16 @@
     // What a chart shows, for tests and the curious: the points of a series.
     points: (chart, series) => JSON.parse(JSON.stringify(window.cutlayer.charts[chart].raw.points[series] || [])),
   };
+  // A page whose session is over (or whose dashboard was started anew) cannot connect: it goes to the sign-in.
+  const watch = setInterval(() => {
+    if (!window.socket) return;
+    clearInterval(watch);
+    window.socket.on("connect_error", async () => {
+      const answer = await fetch("/alive", { cache: "no-store" }).catch(() => null);
+      if (answer && answer.status === 401) location.reload();
+    });
+  }, 200);
+
   apply();
   document.addEventListener("DOMContentLoaded", () => { apply(); all(); });
 })();

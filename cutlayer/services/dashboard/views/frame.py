@@ -7,10 +7,12 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import quote
 
 from nicegui import ui
 from nicegui.client import Client
 from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
 
 from cutlayer.services.dashboard.feed import Changed, Feed
 from cutlayer.services.dashboard.gate import SCOPE
@@ -18,7 +20,7 @@ from cutlayer.services.dashboard.hub import Hub, Hubs
 from cutlayer.services.dashboard.session import Session
 from cutlayer.services.dashboard.source import Away
 from cutlayer.services.dashboard.views.parts import Tag, When, button, link, nothing, svg
-from cutlayer.services.errors import NotFound, ServiceError
+from cutlayer.services.errors import NotFound, ServiceError, Unauthorized
 
 SUN = (
     "M12 3v2M12 19v2M4.2 4.2l1.5 1.5M18.3 18.3l1.5 1.5M3 12h2M19 12h2M4.2 19.8l1.5-1.5M18.3 5.7l1.5-1.5"
@@ -127,7 +129,7 @@ class Frame:
         self._banner.set(style=None if absence is not None else "display:none")
 
     def _signed_out(self) -> None:
-        self.call("() => location.reload()")
+        self.call("() => setTimeout(() => location.reload(), 500)")  # who signs out here is on the way already
 
     def _leave(self) -> None:
         for act in self._left:
@@ -135,13 +137,20 @@ class Frame:
         self._left.clear()
 
 
-async def shown(request: Request, hubs: Hubs, version: str, title: str, place: str, content: Content) -> None:
-    """Build a page; where that is not possible, it says why and what to do."""
+async def shown(
+    request: Request, hubs: Hubs, version: str, title: str, place: str, content: Content
+) -> Response | None:
+    """Build a page; where that is not possible, it says why and what to do.
+
+    Returns the way to sign in where the backend does not know the token any more.
+    """
     frame = Frame(request, hubs, version, title, place)
     frame.call("(now) => window.cutlayer.clock(now)", time.time())
     try:
         with frame.body:
             await content(frame)
+    except Unauthorized:
+        return RedirectResponse(f"/sign-in?next={quote(request.url.path, safe='')}", 303)
     except Away as error:
         _instead(frame, "The backend does not answer", f"{error}. This page comes by itself when it is back.")
         frame.call("() => setTimeout(() => location.reload(), 2000)")
@@ -150,6 +159,7 @@ async def shown(request: Request, hubs: Hubs, version: str, title: str, place: s
         _instead(frame, "There is nothing here", f"{str(error)[0].upper()}{str(error)[1:]}.")
     except ServiceError as error:
         _instead(frame, "This page cannot be shown", f"{error}")
+    return None
 
 
 def _instead(frame: Frame, title: str, text: str) -> None:

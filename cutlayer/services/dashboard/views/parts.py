@@ -135,11 +135,11 @@ class ChartCard:
             self.area = ChartArea(chart, height)
             self.said = Tag("figcaption", "" if chart.empty else chart.summary, "said")
         with self.tools:
-            png = button("PNG", classes="quiet", label=f"Save the chart “{chart.title}” as a picture (PNG)")
+            png = button("PNG", classes="quiet", label=f"PNG of the chart “{chart.title}”")
             png.on("click", lambda _: self.area.export(f"{self.file}.png"), args=[])
             if csv is not None:
                 csv_link = link("CSV", csv, "button quiet", download=f"{self.file}.csv")
-                csv_link._props["aria-label"] = f"Save the data of “{chart.title}” as a table (CSV)"
+                csv_link._props["aria-label"] = f"CSV of the data of “{chart.title}”"
                 csv_link._props["title"] = csv_link._props["aria-label"]
 
     def show(self, chart: Chart) -> None:
