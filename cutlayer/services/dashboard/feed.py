@@ -51,13 +51,14 @@ class Feed:
         async with self._lock:
             if not self._fresh:
                 await self.refresh(self.topics)
-                self._fresh = True
+                self._fresh = bool(self._watchers)
 
     def watch(self, changed: Changed) -> Callable[[], None]:
         """Tell ``changed`` from now on what has changed; call what is returned to end that."""
         if not self._watchers:
             self.source.heard.add(self.hear)
             self.source.told.add(self._reached)
+            self.touch(*self.topics)  # what happened between `ready` and now
         self._watchers.add(changed)
         if self._task is None:
             self._task = asyncio.create_task(self._keep(), name=f"{type(self).__name__} is kept up to date")
@@ -94,7 +95,7 @@ class Feed:
             try:
                 async with self._lock:
                     found = await self.refresh(topics)
-                    self._fresh, self.error = True, None
+                    self._fresh, self.error = bool(self._watchers), None
             except (Away, Unavailable, TooMany) as error:
                 log.info("not refreshed: %s", error)
                 self._dirty |= topics

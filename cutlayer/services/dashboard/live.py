@@ -18,14 +18,14 @@ NAMED = 12
 """Clients that the picture of the system names."""
 MINUTES = 180.0
 """Seconds of the servers' past that are shown."""
-NEWEST = 100
-"""Events that a page begins with."""
+NEWEST, KEPT = 100, 500
+"""Events that a page begins with, and that are kept."""
 
 
 class RunFeed(Feed):
     """One run: ``view``, ``history``, the newest events, and where its round is (``phase``)."""
 
-    topics = frozenset({"view", "history", "phase", "events", "system"})
+    topics = frozenset({"view", "history", "phase", "events", "system", "missed"})
 
     def __init__(self, source: Source, run: str) -> None:
         super().__init__(source)
@@ -45,7 +45,7 @@ class RunFeed(Feed):
                 self.touch("view", "system")
             return
         self.events.insert(0, event.model_dump())
-        del self.events[500:]
+        del self.events[KEPT:]
         topics = {"events", "phase"}
         if event.kind == "round":
             topics |= {"history", "view"}
@@ -67,18 +67,19 @@ class RunFeed(Feed):
             await self._continue()
 
     async def _events(self, topics: frozenset[str]) -> None:
-        if "events" in topics and not self.events:
+        if "missed" in topics:
             found = await self.source.get("events", "newest", run=self.run, limit=NEWEST)
-            came = {event["id"] for event in self.events}
-            self.events += [event for event in found if event["id"] not in came]
+            known = {event["id"]: event for event in [*found, *self.events]}
+            self.events = [known[id] for id in sorted(known, reverse=True)][:KEPT]
 
     async def _surroundings(self, topics: frozenset[str]) -> None:
         if "system" in topics:
             self.system = await self.source.get("system")
-        if "phase" in topics and not self.phase:
-            found = await self.source.get("events", "newest", run=self.run, kinds="round.state", limit=5)
-            for event in reversed(found if not self.phase else []):
-                self._step(event)
+        if "missed" in topics:
+            found = await self.source.get("events", "newest", run=self.run, kinds="round.state", limit=1)
+            known = self.phase.get("round"), self.phase.get("state")
+            if found and (found[0]["round"], found[0]["data"]["state"]) != known:
+                self._step(found[0])
 
     def highlight(self, number: int, on: bool) -> None:
         """Fetch a client's series from now on, or no more."""
@@ -87,7 +88,6 @@ class RunFeed(Feed):
         if count <= 0:
             del self.wanted[number]
         elif number not in self.history.clients:
-            self.history = History()
             self.touch("history")
 
     def clients(self) -> list[int]:
@@ -100,11 +100,13 @@ class RunFeed(Feed):
     async def _continue(self) -> None:
         asked = self.clients()
         clients = ",".join(map(str, asked)) or None
-        last = self.history.last
-        if last and (len(self.history.rounds) > 2 * POINTS or not set(asked) <= set(self.history.clients)):
-            last, self.history = 0, History()
-        found = await self.source.get("runs", self.run, "history", points=POINTS, clients=clients, after=last or None)
-        self.history = self.history.followed_by(History.of(found))
+        before = self.history
+        if len(before.rounds) > 2 * POINTS or not set(asked) <= set(before.clients):
+            before = History()  # all anew: there are too many points, or a client that was not asked for
+        found = await self.source.get(
+            "runs", self.run, "history", points=POINTS, clients=clients, after=before.last or None
+        )
+        self.history = before.followed_by(History.of(found))
 
     def _step(self, event: dict[str, Any]) -> None:
         """Follow where the round is."""

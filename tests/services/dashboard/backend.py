@@ -77,7 +77,10 @@ class Answers:
             asked = tuple(int(n) for n in query.get("clients", "").split(",") if n)
             return figures.history(self.rounds - after, self.clients, first=after + 1, asked=asked)
         if path == "/events/newest":
-            return list(reversed(self.told))[: int(query["limit"])]
+            kinds = query.get("kinds")
+            found = [event for event in reversed(self.told) if event["run"] == query.get("run", event["run"])]
+            found = [event for event in found if not kinds or event["kind"] in kinds.split(",")]
+            return found[: int(query["limit"])]
         return {
             f"/runs/{RUN}": self.view,
             "/runs": {"runs": [self.view], "next": None},

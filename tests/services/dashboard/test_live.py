@@ -29,7 +29,8 @@ def watched(scene: Scene) -> None:
         try:
             await feed.ready()
             leave = feed.watch(changes.append)
-            await until(lambda: source.last is not None)
+            await until(lambda: source.last is not None and bool(changes))
+            changes.clear()
             await scene(answers, feed, changes)
             leave()
         finally:
@@ -131,6 +132,26 @@ def test_the_phase_of_the_round_follows_its_events() -> None:
         assert (feed.phase["round"], feed.phase["state"], feed.phase["done"]) == (3, "training", 1)
 
     watched(scene)
+
+
+def test_what_nobody_watches_is_fetched_anew() -> None:
+    async def play() -> None:
+        answers = Answers()
+        source = answers.source()
+        feed = RunFeed(source, RUN)
+        await feed.ready()
+        answers.finish_round()
+        await feed.ready()
+        assert feed.history == History.of(figures.history(3))
+        assert [event["id"] for event in feed.events] == [8, 7]
+        answers.finish_round()  # between the two nobody has listened
+        leave = feed.watch(lambda _: None)
+        await until(lambda: feed.history.last == 4)
+        assert [event["id"] for event in feed.events] == [9, 8, 7]
+        leave()
+        await source.close()
+
+    asyncio.run(play())
 
 
 def test_a_run_that_is_not_there() -> None:

@@ -44,9 +44,10 @@ def test_orders() -> None:
     assert names("number") == ["quick", "slow", "other"]
 
 
-def test_who_was_dropped_stands_above_all() -> None:
+def test_who_was_dropped_stands_below_stragglers_and_above_all_others() -> None:
     clients = [*SLOW, *spans(*[("x", [])] * 3, ("lost", [("train", "dropped", 1, 0.0, 0.1)]))[3:]]
-    assert timeline.ordered(clients, timeline.paces(clients), "slowest")[0]["name"] == "lost"
+    names = [c["name"] for c in timeline.ordered(clients, timeline.paces(clients), "slowest")]
+    assert names == ["slow", "lost", "other", "quick"]
 
 
 def test_rows_are_spans_in_the_window() -> None:

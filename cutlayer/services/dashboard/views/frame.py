@@ -83,7 +83,11 @@ class Frame:
     def note(self, text: str) -> None:
         """Show a sentence for a while."""
         self._note.say(text)
-        asyncio.get_running_loop().call_later(NOTED, lambda: self._note.say("") if self._note.text == text else None)
+        asyncio.get_running_loop().call_later(NOTED, self._forget, text)
+
+    def _forget(self, text: str) -> None:
+        if not self.client.is_deleted and self._note.text == text:
+            self._note.say("")
 
     async def act(self, what: Callable[[], Awaitable[Any]], said: str) -> bool:
         """Do what a button is for and say that it is done, or why not."""
