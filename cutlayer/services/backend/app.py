@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 START_SECONDS = 60.0
 """How long a start waits for a database that does not answer yet."""
+SWEEP_SECONDS = 5.0
+"""How long an end waits for what the timer is doing."""
 
 
 def create_app(settings: BackendSettings, clock: Clock = time.time) -> FastAPI:
@@ -53,6 +55,7 @@ def create_app(settings: BackendSettings, clock: Clock = time.time) -> FastAPI:
             yield
         finally:
             bell.close()
+            await asyncio.wait(working[:1], timeout=SWEEP_SECONDS)  # a query that is cancelled halfway may outlive us
             for work in working:
                 work.cancel()
                 with suppress(asyncio.CancelledError):

@@ -32,10 +32,10 @@ class Timer:
         self.awake = database.clock()
 
     async def run(self) -> None:
-        """Work until cancelled; a database that is away is tried again."""
+        """Work until the bell is closed, or cancelled; a database that is away is tried again."""
         wait = 0.2
         behind = True
-        while True:
+        while not self.database.bell.closed:
             with self.database.bell.listening(bell.DUE) as rung:
                 try:
                     if behind:
