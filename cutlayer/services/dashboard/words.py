@@ -13,7 +13,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "everything": (),
     "rounds and states": ("round", "round.state", "run.state", "run.submitted", "quorum", "artifact"),
     "problems": ("client.dropped", "client.lost", "service.lost", "task.failed", "quorum"),
-    "clients": ("client.joined", "client.lost", "client.dropped", "progress"),
+    "clients": ("client.joined", "client.seated", "client.lost", "client.dropped", "progress"),
     "tasks": ("task.started", "task.done", "task.failed"),
     "services": ("service.joined", "service.lost"),
 }
@@ -145,6 +145,7 @@ _SAID: dict[str, Callable[[Mapping[str, Any], str, int | None], tuple[str, Mood]
     "client.joined": lambda d, c, r: (f"{c} is here.", "good"),
     "client.lost": lambda d, c, r: (f"{c} is away{': its key was taken back' if d.get('revoked') else ''}.", "warn"),
     "client.dropped": lambda d, c, r: (f"Round {r} goes on without {c}: {_why(d)}.", "bad"),
+    "client.seated": lambda d, c, r: (f"{c} takes part as number {d.get('number', '?')}.", "good"),
     "service.joined": lambda d, c, r: (f"{_service(d)} is here.", "good"),
     "service.lost": lambda d, c, r: (f"{_service(d)} is silent; others answer, or requests wait.", "bad"),
     "quorum": lambda d, c, r: (f"Too few clients are left: {d.get('reason', '')}.", "warn"),
