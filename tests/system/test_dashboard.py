@@ -230,6 +230,8 @@ def test_a_run_from_yaml_with_the_mistake_at_its_line(visitor: Visitor, services
     page.get_by_role("button", name="Begin the run").click()
     page.wait_for_url("**/runs/splitfed_v1-*")
     run = page.url.rpartition("/")[2]
+    expect(page.get_by_label("Highlight a client")).to_be_visible()
+    expect(page.get_by_text("This run is done: 2 rounds.")).to_be_visible()
     assert services.backend.run(run).rounds == 2
     assert services.ended(run).state == "done"
     page.goto(f"{visitor.url}/submit?from={run}")

@@ -248,7 +248,10 @@ def _flowing(people: Node, node: Node, service: Mapping[str, Any], store: Node, 
     rate = flow(service)
     label = f"{format_bytes(rate)}/s" if rate >= FLOWS else ""
     route = _drop if down else _curve
-    x, y = (node.x + node.w / 2, node.y - 12) if down else (node.x - 62, node.y + node.h / 2 - 9)
+    x, y = node.x + node.w / 2, node.y - 12
+    if not down:  # on the side from which the line does not come
+        middle = node.y + node.h / 2
+        x, y = node.x - 62, middle - 9 if middle <= people.y + people.h / 2 + 1 else middle + 20
     dark = not service["live"]
     return [
         _edge(f"clients-{node.id}", route(people, node), thickness(rate), rate, dark, label, x, y),

@@ -140,7 +140,7 @@ export default {
         this.chart.setOption(made, { notMerge: true });
       } else {
         const drawn = new Set(this.chart.getOption().series.map((each) => each.id));
-        const series = [...this.stale].filter((id) => drawn.has(id)).map((id) => ({ id, data: this.coloured(this.raw.points[id] || []) }));
+        const series = [...this.stale].filter((id) => drawn.has(id)).map((id) => ({ id, data: this.coloured(this.raw.points[id] || [], this.style) }));
         if (series.length) this.chart.setOption({ series });
       }
       this.stale.clear();
@@ -151,12 +151,12 @@ export default {
       const made = resolved(options, context.style, context);
       made.series = made.series
         .filter((each) => !this.hidden.has(each.name) && !this.hidden.has((each.name || "").replace(/ \(lower edge\)$/, "")))
-        .map((each) => ({ ...each, data: this.coloured(points[each.id] || []) }));
+        .map((each) => ({ ...each, data: this.coloured(points[each.id] || [], context.style) }));
       return made;
     },
-    coloured(points) {
+    coloured(points, style) {
       if (!points.length || typeof points.find((each) => each && !Array.isArray(each)) !== "object") return points;
-      return points.map((each) => (each && !Array.isArray(each) ? resolved(each, this.style, {}) : each));
+      return points.map((each) => (each && !Array.isArray(each) ? resolved(each, style, {}) : each));
     },
     feed(change) {
       const { append, replace, options, units } = change;

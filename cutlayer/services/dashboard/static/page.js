@@ -86,6 +86,7 @@
     nameGap: (context) => functions.labelWidth(context) - 2,
     tooltip: (context) => (found) => {
       const list = (Array.isArray(found) ? found : [found]).filter((each) => !/-low$/.test(each.seriesId));
+      list.sort((a, b) => /^client-/.test(a.seriesId) - /^client-/.test(b.seriesId)); // the run before its clients
       if (!list.length) return "";
       const axis = context.options.xAxis;
       const first = list[0];

@@ -60,9 +60,8 @@ def _draw(model: CutModel) -> None:
 
 def _part(part: Part, model: CutModel) -> None:
     with Tag("div", classes=f"part {part.side}"):
-        with Tag("h3"):
-            Tag("span", part.name)
-            Tag("span", WHERE[part.side], "muted small")
+        Tag("h3", part.name)
+        Tag("p", WHERE[part.side], "muted small")
         with Tag("dl", classes="facts", style="margin-top:8px"):
             Tag("dt", "Parameters")
             Tag("dd", f"{format_count(part.parameters)} ({format_share(part.share)})")

@@ -51,7 +51,9 @@ class RunPage:
 
     async def build(self) -> None:
         self.head = Head(self.frame, self.feed)
-        self._chooser()
+        self.chooser = Element("div")
+        self.chips: Element | None = None
+        self._offer()
         with Tag("div", classes="grid"):
             self._card("accuracy", "w6", 280)
             self._card("loss", "w6", 280)
@@ -89,6 +91,8 @@ class RunPage:
     def _changed(self, topics: frozenset[str]) -> None:
         if topics & {"view", "history", "phase", "system"}:
             self.head.show()
+        if "view" in topics:
+            self._offer()
         if topics & {"history", "view"}:
             for name in self.cards:
                 if name in OF_VIEW or "history" in topics:
@@ -100,12 +104,13 @@ class RunPage:
 
     # --- clients that stand out ---------------------------------------------------------------------------------------
 
-    def _chooser(self) -> None:
+    def _offer(self) -> None:
+        """Offer the clients to be highlighted, once the run has some."""
         members = self.feed.view.get("members", ())
-        if not members:
+        if not members or self.chips is not None:
             return
         many = len(members) > SHOWN_AT_ONCE
-        with Tag("div", classes="row", style="margin-bottom:12px"):
+        with self.chooser, Tag("div", classes="row", style="margin-bottom:12px"):
             Tag("label", "Highlight a client", "field-label", for_="client")
             field = Tag("input", classes="field", id="client", list="clients", placeholder="its name", maxlength="100",
                         autocomplete="off")  # fmt: skip
@@ -140,6 +145,8 @@ class RunPage:
             self.cards[chart].show(self._chart(chart))
 
     def _chips(self, names: dict[str, int]) -> None:
+        if self.chips is None:
+            return
         self.chips.clear()
         with self.chips:
             for name, number in names.items():

@@ -77,8 +77,10 @@ class ServerCard:
 
 
 def _latency(stats: Mapping[str, Any]) -> str:
-    found = [stats.get(f"p{p}_ms") for p in (50, 95, 99)]
-    return "–" if None in found else " / ".join(f"{value:.3g}" for value in found) + " ms"
+    found = [stats[key] for key in ("p50_ms", "p95_ms", "p99_ms") if stats.get(key) is not None]
+    if not found:
+        return "–"
+    return " / ".join(f"{value:.0f}" if value >= 100 else f"{value:.3g}" for value in found) + " ms"
 
 
 def _rate(value: float | None) -> str:
