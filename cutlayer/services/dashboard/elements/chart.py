@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import nicegui.elements.echart  # noqa: F401 (makes ECharts known to the page)
 from nicegui.element import Element
@@ -41,7 +40,3 @@ class ChartArea(Element, component=HERE / "chart.js", default_classes="chart-are
     def export(self, file: str) -> None:
         """Let the browser save the picture."""
         self.run_method("save", self.chart.title, file)
-
-    def as_they_are(self) -> dict[str, Any]:
-        """Return what the page has been given."""
-        return self.chart.as_props()

@@ -29,21 +29,21 @@ class EventsCard:
                     for group in words.GROUPS:
                         Tag("option", group, value=group)
                 select.on("change", lambda e: self._narrow(str(e.args)), js_handler="(e) => emit(e.target.value)")
-            self.list = EventList([self._row(event) for event in feed.events], self._older)
+            self.list = EventList(self._rows(feed.events), self._older)
 
     def show(self) -> None:
         """Add what is new."""
         fresh = [event for event in self.feed.events if event["id"] > self.newest]
         self.newest = max((event["id"] for event in fresh), default=self.newest)
         kinds = words.GROUPS[self.group]
-        self.list.add([self._row(event) for event in fresh if not kinds or event["kind"] in kinds])
+        self.list.add(self._rows([event for event in fresh if not kinds or event["kind"] in kinds]))
 
     async def _narrow(self, group: str) -> None:
         self.group = group if group in words.GROUPS else "everything"
-        self.list.replace([self._row(event) for event in await self._fetched(None)])
+        self.list.replace(self._rows(await self._fetched(None)))
 
     async def _older(self, before: int) -> None:
-        self.list.extend([self._row(event) for event in await self._fetched(before)])
+        self.list.extend(self._rows(await self._fetched(before)))
 
     async def _fetched(self, before: int | None) -> list[dict[str, Any]]:
         kinds = ",".join(words.GROUPS[self.group]) or None
@@ -56,7 +56,7 @@ class EventsCard:
             return []
         return found
 
-    def _row(self, event: dict[str, Any]) -> dict[str, Any]:
+    def _rows(self, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
         names = {m["client_id"]: m["name"] for m in self.feed.view.get("members", ())}
-        text, mood = words.sentence(event, names)
-        return {"id": event["id"], "at": event["time"], "text": text, "mood": mood}
+        said = [(event, *words.sentence(event, names)) for event in events]
+        return [{"id": event["id"], "at": event["time"], "text": text, "mood": mood} for event, text, mood in said]
