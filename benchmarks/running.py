@@ -70,7 +70,7 @@ def running(split: int, clients: int, program: tuple[str, ...] = PROGRAM, **envi
     with tempfile.TemporaryDirectory() as folder:
         there = Deployment(Path(folder) / "services", program)
         try:
-            up(there, split=split, clients=clients)
+            up(there, split=split, clients=clients, dashboard=False)
             yield Running(there)
         finally:
             down(there)

@@ -67,7 +67,7 @@ def deployed(split: int, clients: int, **environment: str) -> Iterator[Backend]:
     with tempfile.TemporaryDirectory() as folder:
         there = Deployment(Path(folder) / "services")
         try:
-            up(there, split=split, clients=clients)
+            up(there, split=split, clients=clients, dashboard=False)
             process = there.read().of("backend")
             assert process is not None
             assert process.url is not None

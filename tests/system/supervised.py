@@ -215,7 +215,7 @@ def supervised(
     popen = SimpleNamespace(Popen=lives.first, DEVNULL=None)
     try:
         with mock.patch.object(starting, "subprocess", popen), mock.patch.dict(os.environ, environment):
-            starting.up(there, split=split, clients=clients)
+            starting.up(there, split=split, clients=clients, dashboard=False)
         lives.settle(there)
         found = Supervised(there, lives)
         try:

@@ -114,7 +114,7 @@ def clinic(tmp_path_factory: pytest.TempPathFactory, nursery: Nursery) -> Iterat
     environment = {"CUTLAYER_LOST_AFTER": str(LOST_AFTER), "CUTLAYER_LEASE_SECONDS": str(LOST_AFTER)}
     try:
         with born_of(nursery, **environment):
-            starting.up(there, split=1, clients=0)
+            starting.up(there, split=1, clients=0, dashboard=False)
         found = Clinic(there, nursery, folder / "people")
         try:
             yield found
@@ -313,13 +313,13 @@ def test_down_and_up_in_the_middle_of_a_run(nursery: Nursery, undisturbed: Undis
     there = Deployment(tmp_path / "services")
     with born_of(nursery):
         try:
-            starting.up(there, split=2, clients=2)
+            starting.up(there, split=2, clients=2, dashboard=False)
             services = Deployed(there)
             run, experiment = services.submit(algorithm="ushaped", clients=2, rounds=4)
             while services.backend.run(run).round < 2:
                 time.sleep(0.02)
             assert len(down(there)) == 6
-            starting.up(there, split=2, clients=2)
+            starting.up(there, split=2, clients=2, dashboard=False)
             services = Deployed(there)
             assert services.ended(run).state == "done"
             found, expected = services.model(run, tmp_path), undisturbed(experiment)
