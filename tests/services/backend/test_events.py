@@ -38,6 +38,32 @@ async def followed(
 
 
 class TestEvents:
+    def test_the_newest_come_first_and_lead_back(self, database: Database, tmp_path: Path) -> None:
+        async def scene() -> None:
+            async with Stage(database(), tmp_path) as stage:
+                actors = await cast(stage, 1)
+                run = await submitted(stage, "fedavg", clients=1, rounds=1)
+                assert (await actors.play(run))["state"] == "done"
+                await submitted(stage, "fedavg", clients=9, rounds=1)
+                backwards = list(reversed(await stage.events(run)))
+
+                async def newest(query: str) -> Any:
+                    answer = await stage.raw("GET", f"/events/newest?{query}")
+                    assert answer.status_code == 200, answer.text
+                    return answer.json()
+
+                first = await newest(f"run={run}&limit=3")
+                assert first == backwards[:3]
+                assert await newest(f"run={run}&limit=3&before={first[-1]['id']}") == backwards[3:6]
+                states = [e for e in backwards if e["kind"] in ("run.state", "round")]
+                assert await newest(f"run={run}&kinds=round,run.state") == states
+                assert (await newest("limit=1"))[0]["id"] > backwards[0]["id"]
+                assert "audit" not in {e["kind"] for e in await newest("limit=500")}
+                assert (await stage.raw("GET", "/events/newest?run=nothing")).status_code == 404
+                assert (await stage.raw("GET", "/events/newest?limit=501")).status_code == 422
+
+        play(scene())
+
     def test_a_stream_goes_on_where_it_was_left(self, database: Database, tmp_path: Path) -> None:
         async def scene() -> None:
             async with Stage(database(), tmp_path) as stage:
