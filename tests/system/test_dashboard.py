@@ -131,11 +131,10 @@ def test_charts_show_the_backends_values(visitor: Visitor, services: Deployed, t
 
 
 def test_every_chart_can_be_taken_away(visitor: Visitor, services: Deployed, trained: str) -> None:
-    page = visitor.open(f"/runs/{trained}")
-    figures = page.locator("figure")
-    assert figures.count() == 10
-    for n in range(figures.count()):
-        figure = figures.nth(n)
+    assert visitor.open(f"/runs/{trained}").locator("figure").count() == 10
+    for n in range(10):
+        page = visitor.open(f"/runs/{trained}")  # anew: of one page the browser takes ten downloads in a row
+        figure = page.locator("figure").nth(n)
         with page.expect_download() as found:
             figure.get_by_role("button", name="PNG of").click()
         picture = Path(found.value.path()).read_bytes()
